@@ -1,0 +1,69 @@
+"""The one door to array libraries.
+
+    xp    computes: NumPy, or CuPy on a GPU; chosen once, at import, by MINIPEFT_BACKEND=numpy|cupy
+    np    always the host's NumPy: token ids, random draws, files, plots
+
+Random numbers are drawn on the host and copied, so both backends start from the same bits.
+Values are float32 unless created inside `with dtype("float64"):`.
+"""
+
+import contextlib
+import ctypes
+import os
+from contextvars import ContextVar
+
+import numpy as np
+
+BACKEND = os.environ.get("MINIPEFT_BACKEND", "numpy")
+if BACKEND == "numpy":
+    xp = np
+elif BACKEND == "cupy":
+    import cupy as xp
+else:
+    raise ImportError(f"MINIPEFT_BACKEND={BACKEND!r} is not a backend; use 'numpy' or 'cupy'")
+
+
+def keep_freed_pages():
+    """Ask glibc to keep freed memory instead of giving it back to the kernel after every step.
+
+    Arrays of over 128 kB would otherwise be mapped, zeroed and faulted in anew each time, which costs
+    as much as the arithmetic. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc takes
+    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+
+
+keep_freed_pages()
+
+_dtype = ContextVar("dtype", default=np.dtype("float32"))
+
+
+def default_dtype():
+    """The floating-point type that new parameters and arrays get: float32 unless changed."""
+    return _dtype.get()
+
+
+@contextlib.contextmanager
+def dtype(name):
+    """Create everything inside the block in another precision: `with dtype("float64"): …`."""
+    if np.dtype(name) not in (np.dtype("float32"), np.dtype("float64")):
+        raise ValueError(f"dtype {name!r} is not supported; use 'float32' or 'float64'")
+    token = _dtype.set(np.dtype(name))
+    try:
+        yield
+    finally:
+        _dtype.reset(token)
+
+
+def array(values):
+    """Copy numbers to the device as floats of the default dtype."""
+    return xp.array(values, dtype=default_dtype())
+
+
+def to_numpy(a):
+    """Bring an array back to the host; a NumPy array comes back as it is."""
+    return a if isinstance(a, np.ndarray) else xp.asnumpy(a)

@@ -1,0 +1,139 @@
+"""Models and adapters in files, in HF PEFT's names where it has one.
+
+    base/     config.json           model.safetensors
+    adapter/  adapter_config.json   adapter_model.safetensors      what was trained, and nothing else
+
+An adapter's file carries its own configuration and the fingerprint of the base it was trained on, so a
+wrong base is an error, never a wrong answer.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+from .backend import dtype, np, to_numpy, xp
+from .config import Config
+from .errors import unknown
+from .files import numbers_in, own_config, read_arrays, read_json, write_arrays, write_json
+from .peft import METHODS
+from .peft.base import base_parameters, find, install, prepare, use
+from .transformer import Transformer
+
+HF_NAMES = {
+    "lora_A": "lora_A.weight",
+    "lora_B": "lora_B.weight",
+}  # ours: theirs, at the end of a path
+ABOUT = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
+
+
+def save_model(model, folder):
+    """Write the base of a model (adapters aside) to folder/config.json and folder/model.safetensors."""
+    arrays = {path: p.data for path, p in base_parameters(model)}
+    config = asdict(model.config) | {"dtype": str(model.wte.weight.dtype)}
+    write_arrays(Path(folder) / "model.safetensors", arrays, {"config": json.dumps(config)})
+    write_json(Path(folder) / "config.json", config)
+
+
+def load_model(folder):
+    """A Transformer as saved by `save_model`, in the precision in which it was saved."""
+    path = Path(folder) / "model.safetensors"
+    values = own_config(path, read_json(Path(folder) / "config.json"), "config")
+    precision = values.pop("dtype", "float32")
+    config = Config.from_dict(values)
+    if (found := numbers_in(path)) != config.size:
+        raise ValueError(
+            f"{path} holds {found:,} numbers, its configuration describes {config.size:,}"
+        )
+    with dtype(precision):
+        model = Transformer(config, rng=0)
+    parameters = dict(model.named_parameters())
+    arrays, _ = read_arrays(path, {name: p.data for name, p in parameters.items()})
+    for name, p in parameters.items():
+        p.data = xp.asarray(arrays[name])
+    return model
+
+
+def load_base():
+    """The pretrained backbone that ships with the package; `minipeft pretrain` makes it anew."""
+    return load_model(files(__package__) / "base")
+
+
+def save_adapter(model, name, folder):
+    """Write what one adapter trained, and what it was trained on, to a folder; returns the folder.
+
+    A network that only made other numbers (the MLP of prefix tuning) is folded away.
+    """
+    adapter = find(model, name)
+    method = adapter.method.folded()
+    config = asdict(method) | {
+        "peft_type": method.peft_type,
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": None,
+        "base_fingerprint": fingerprint(model),
+    }
+    arrays = {hf_name(path): a for path, a in adapter.saved().items()}
+    write_arrays(
+        Path(folder) / "adapter_model.safetensors", arrays, {"config": json.dumps(config)}
+    )
+    write_json(Path(folder) / "adapter_config.json", config)
+    return Path(folder)
+
+
+def load_adapter(model, folder, name=None):
+    """Attach an adapter from a folder under a name (default: the folder's) and use it; returns it.
+
+    Raises ValueError, and leaves the model as it was, if the files are damaged or do not fit the model,
+    or if the base is not the one that the adapter was trained on.
+    """
+    path = Path(folder) / "adapter_model.safetensors"
+    values = own_config(path, read_json(Path(folder) / "adapter_config.json"), "config")
+    method, about = method_of(values)
+    if (found := numbers_in(path)) != method.count(model.config):
+        raise ValueError(
+            f"{path} holds {found:,} numbers, {method} trains {method.count(model.config):,} on this model; "
+            "it was saved for another model or method"
+        )
+    if about.get("base_fingerprint") not in (None, fingerprint(model)):
+        raise ValueError(
+            f"{folder} was trained on the base {about['base_fingerprint'][:12]}…, this one is "
+            f"{fingerprint(model)[:12]}…; load it on the base it belongs to (unmerge what was merged)"
+        )
+    adapter = prepare(model, method, name or Path(folder).name)
+    parameters = {hf_name(key): p for key, p in adapter.named_parameters()}
+    arrays, _ = read_arrays(path, {key: p.data for key, p in parameters.items()})
+    for key, p in parameters.items():
+        p.data = xp.asarray(arrays[key])
+    install(model, adapter)
+    use(model, adapter.name)
+    return adapter
+
+
+def hf_name(path):
+    """Our path of an adapter's array in HF PEFT's words: base_model.model.….q_proj.lora_A.weight."""
+    module, _, name = path.rpartition(".")
+    if module == "start":
+        return name
+    return f"base_model.model.{module}.{HF_NAMES.get(name, name)}"
+
+
+def method_of(values):
+    """(Method, what else the file says) from an adapter's configuration."""
+    kinds = {method.peft_type: method for method in METHODS.values()}
+    values = dict(values)
+    kind = values.pop("peft_type", None)
+    if kind not in kinds:
+        raise ValueError(unknown("peft_type", kind, kinds))
+    about = {key: values.pop(key) for key in ABOUT if key in values}
+    return kinds[kind].from_dict(values), about
+
+
+def fingerprint(model):
+    """A SHA-256 over the names, shapes and bytes of the base's parameters, as a hexadecimal string."""
+    digest = hashlib.sha256()
+    for path, p in sorted(base_parameters(model)):
+        digest.update(f"{path} {p.shape} {p.dtype}".encode())
+        digest.update(np.ascontiguousarray(to_numpy(p.data)))
+    return digest.hexdigest()

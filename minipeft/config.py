@@ -1,0 +1,139 @@
+"""The sizes of a transformer, and what follows from them without building one."""
+
+from dataclasses import dataclass, fields, replace
+
+from .errors import unknown
+
+CHOICES = {"norm": ("layer", "rms"), "position": ("learned", "rope"), "mlp": ("gelu", "swiglu")}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes and choices of a transformer. Defaults are GPT-2's shape; `llama` gives the other.
+
+    kv_heads: heads of keys and values, a divisor of heads (default: heads).
+    ffn: width of the MLP (default: 4 · width).  context: the most slots a sequence may take.
+    """
+
+    vocab: int
+    context: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int | None = None
+    ffn: int | None = None
+    norm: str = "layer"  # or "rms"
+    position: str = "learned"  # or "rope"
+    mlp: str = "gelu"  # or "swiglu"
+    bias: bool = True
+    tied: bool = True  # the head's weight is the token table
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    init_std: float = 0.02
+
+    @classmethod
+    def gpt2(cls, **sizes):
+        """LayerNorm, learned positions, GELU, biases, tied head.  Radford et al. 2019"""
+        return cls(**sizes)
+
+    @classmethod
+    def llama(cls, **sizes):
+        """RMSNorm, RoPE, SwiGLU, no biases.  Touvron et al. 2023, arXiv:2302.13971"""
+        shape = dict(norm="rms", position="rope", mlp="swiglu", bias=False, tied=False)
+        return cls(**(shape | sizes))
+
+    @classmethod
+    def from_dict(cls, values):
+        """A Config from a JSON object; an unknown key is an error that names the nearest known ones."""
+        names = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ValueError(unknown("config key", key, names))
+        return cls(**values)
+
+    def __post_init__(self):
+        object.__setattr__(
+            self, "kv_heads", self.heads if self.kv_heads is None else self.kv_heads
+        )
+        object.__setattr__(self, "ffn", 4 * self.width if self.ffn is None else self.ffn)
+        for name in ("vocab", "context", "width", "layers", "heads", "kv_heads", "ffn"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be a whole number ≥ 1, got {getattr(self, name)!r}"
+                )
+        for name, options in CHOICES.items():
+            if getattr(self, name) not in options:
+                raise ValueError(unknown(name, getattr(self, name), options))
+        for name in ("bias", "tied"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name, least, most in (
+            ("dropout", 0, 1),
+            ("norm_eps", 0, 1),
+            ("rope_theta", 1, 1e12),
+            ("init_std", 0, 10),
+        ):
+            if (
+                not isinstance(getattr(self, name), (int, float))
+                or not least <= getattr(self, name) < most
+            ):
+                raise ValueError(
+                    f"{name} must lie in [{least}, {most}), got {getattr(self, name)!r}"
+                )
+        for big, small in (("width", "heads"), ("heads", "kv_heads")):
+            if getattr(self, big) % getattr(self, small):
+                raise ValueError(
+                    f"{big} {getattr(self, big)} cannot be divided by {small} {getattr(self, small)}; "
+                    f"make {big} a multiple of {small}"
+                )
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(
+                f"RoPE turns pairs, but width / heads = {self.head_width} is odd; choose an even quotient"
+            )
+
+    @property
+    def head_width(self):
+        return self.width // self.heads
+
+    def with_(self, **changes):
+        """The same Config with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def linears(self):
+        """(out, in) of every Linear layer, by its path in the Transformer."""
+        D, kv = self.width, self.kv_heads * self.head_width
+        block = {
+            "attn.q_proj": (D, D),
+            "attn.k_proj": (kv, D),
+            "attn.v_proj": (kv, D),
+            "attn.o_proj": (D, D),
+        }
+        if self.mlp == "swiglu":
+            block["mlp.gate_proj"] = (self.ffn, D)
+        block |= {"mlp.up_proj": (self.ffn, D), "mlp.down_proj": (D, self.ffn)}
+        paths = {
+            f"blocks.{i}.{name}": shape
+            for i in range(self.layers)
+            for name, shape in block.items()
+        }
+        return paths if self.tied else paths | {"lm_head": (self.vocab, D)}
+
+    @property
+    def size(self):
+        """How many parameters a Transformer of this Config has.
+
+        tables  (V + context) D        (no context with RoPE; V D more for an untied head)
+        layer   2 D² + 2 D kv + 2 or 3 D ffn, biases, two norms
+        """
+        D, kv = self.width, self.kv_heads * self.head_width
+        norm = 2 * D if self.norm == "layer" else D
+        ups = 2 if self.mlp == "swiglu" else 1
+        layer = 2 * D * D + 2 * D * kv + (ups + 1) * D * self.ffn + 2 * norm
+        if self.bias:
+            layer += 2 * D + 2 * kv + ups * self.ffn + D
+        tables = self.vocab * D * (1 if self.tied else 2) + (
+            self.context * D if self.position == "learned" else 0
+        )
+        return tables + self.layers * layer + norm

@@ -1,0 +1,212 @@
+"""Word transduction on real English, letter by letter, one token a letter.
+
+    [past] s w i m [sep] s w a m [end]
+
+The words are common English verbs, nouns and adjectives with their inflections (words/NOTICE says where
+from). The backbone learns the tasks of PRETRAINING; DOWNSTREAM tasks have a token that it never saw.
+Lemmas, not rows, are split into train, validation and test: no form of a test word is ever trained on.
+"""
+
+import csv
+import functools
+import re
+import zlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from .backend import np
+from .errors import unknown
+from .functional import IGNORE
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SPLITS = {"train": range(0, 80), "valid": range(80, 90), "test": range(90, 100)}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A lemma and those of its forms that exist (the others are '')."""
+
+    lemma: str
+    third: str = ""
+    past: str = ""
+    gerund: str = ""
+    plural: str = ""
+    comparative: str = ""
+
+
+def pig_latin(w):
+    """The consonants before the first vowel go to the end, then 'ay': swim -> imsway, apple -> appleay.
+
+    >>> pig_latin("swim"), pig_latin("yellow"), pig_latin("rhythm")
+    ('imsway', 'ellowyay', 'ythmrhay')
+    """
+    head = re.match("[^aeiou]?[^aeiouy]*", w).group() if w[0] not in "aeiou" else ""
+    return w[len(head) :] + head + "ay"
+
+
+def swap(w):
+    """Neighbouring letters change places, a last odd one stays: swim -> wsmi.
+
+    >>> swap("swims")
+    'wsmis'
+    """
+    return "".join(w[i + 1 : i + 2] + w[i] for i in range(0, len(w), 2))
+
+
+def substitute(w, alphabet):
+    """Letter i of the alphabet becomes `alphabet[i]`."""
+    return w.translate(str.maketrans(LETTERS, alphabet))
+
+
+NEXT = LETTERS[1:] + LETTERS[0]  # a -> b, …, z -> a
+CIPHER = "kqwxgzmbsyfcjpnrtvehuodlia"  # a permutation drawn once, at random
+
+PRETRAINING = {
+    "past": lambda word: word.past,
+    "third": lambda word: word.third,
+    "plural": lambda word: word.plural,
+    "comparative": lambda word: word.comparative,
+    "copy": lambda word: word.lemma,
+    "reverse": lambda word: word.lemma[::-1],
+    "rotate": lambda word: word.lemma[1:] + word.lemma[0],
+    "swap": lambda word: swap(word.lemma),
+    "next": lambda word: substitute(word.lemma, NEXT),
+}
+DOWNSTREAM = {
+    "gerund": lambda word: word.gerund,  # near: another inflection
+    "pig-latin": lambda word: pig_latin(word.lemma),  # a composition of skills
+    "cipher": lambda word: substitute(word.lemma, CIPHER),  # far: 26 new facts
+    "elicit": lambda word: word.lemma[::-1],  # a new name for a skill already there
+}
+
+TASK_TOKENS = [*PRETRAINING, *DOWNSTREAM, *(f"spare{i}" for i in range(1, 7))]
+TOKENS = ["[pad]", "[sep]", "[end]", *LETTERS, *(f"[{name}]" for name in TASK_TOKENS)]
+IDS = {token: i for i, token in enumerate(TOKENS)}
+PAD, SEP, END = range(3)
+
+
+def encode(task, lemma, target=None):
+    """Token ids of a prompt `[task] l e m m a [sep]`, followed by `t a r g e t [end]` if given."""
+    if f"[{task}]" not in IDS:
+        raise ValueError(unknown("task", task, TASK_TOKENS))
+    for letter in lemma + (target or ""):
+        if letter not in LETTERS:
+            raise ValueError(
+                f"{letter!r} in {lemma!r} is not one of the letters a–z; use lower case"
+            )
+    ids = [IDS[f"[{task}]"], *(IDS[c] for c in lemma), SEP]
+    return ids if target is None else [*ids, *(IDS[c] for c in target), END]
+
+
+def decode(ids):
+    """The letters of an answer, up to [end]; other tokens are shown in brackets."""
+    ids = list(ids)
+    return "".join(TOKENS[i] for i in (ids[: ids.index(END)] if END in ids else ids))
+
+
+class Examples:
+    """Sequences to learn from: ids (N, T) and labels (N, T), labels IGNORE where nothing is asked.
+
+    labels[n, t] is the token that should follow ids[n, : t + 1].
+    """
+
+    def __init__(self, ids, labels):
+        self.ids, self.labels = np.asarray(ids), np.asarray(labels)
+        if self.ids.shape != self.labels.shape or self.ids.ndim != 2 or not self.ids.size:
+            raise ValueError(
+                f"examples need ids and labels of one shape (N, T), N and T ≥ 1; "
+                f"got {self.ids.shape} and {self.labels.shape}"
+            )
+
+    @classmethod
+    def of(cls, triples):
+        """From (task, lemma, target) triples; the answer and [end] are learnt, the prompt is not."""
+        sequences = [(encode(*triple), len(triple[1]) + 2) for triple in triples]
+        longest = max((len(ids) for ids, _ in sequences), default=0)
+        ids = np.full((len(sequences), max(longest - 1, 0)), PAD)
+        labels = np.full(ids.shape, IGNORE)
+        for row, (sequence, prompt) in enumerate(sequences):
+            ids[row, : len(sequence) - 1] = sequence[:-1]
+            labels[row, prompt - 1 : len(sequence) - 1] = sequence[prompt:]
+        return cls(ids, labels)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def take(self, rows):
+        """(ids, labels) of some rows, without columns that are padding in all of them."""
+        labels = self.labels[rows]
+        used = (labels != IGNORE).any(axis=0)
+        end = len(used) - used[::-1].argmax() if used.any() else len(used)
+        return self.ids[rows, :end], labels[:, :end]
+
+    def batch(self, step, size, seed):
+        """The batch of a step: each epoch is one random order of all rows, drawn from (seed, epoch).
+
+        A pure function of its arguments, so that a run can resume anywhere.
+        """
+        first = step * size
+        epochs = range(first // len(self), (first + size - 1) // len(self) + 1)
+        order = np.concatenate([shuffled(len(self), seed, epoch) for epoch in epochs])
+        start = first - epochs[0] * len(self)
+        return self.take(order[start : start + size])
+
+
+@functools.lru_cache(maxsize=4)
+def shuffled(n, seed, epoch):
+    """The order of n rows in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+@functools.cache
+def words():
+    """All words of the package, sorted by lemma."""
+    with (files(__package__) / "words" / "words.csv").open(encoding="utf-8") as file:
+        return tuple(Word(**row) for row in csv.DictReader(file))
+
+
+def split_of(lemma):
+    """The split that a lemma belongs to, by a hash of its letters: 80 % train, 10 % valid, 10 % test."""
+    place = zlib.crc32(lemma.encode()) % 100
+    return next(name for name, places in SPLITS.items() if place in places)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by name: its rule on words, and its examples in each split."""
+
+    name: str
+
+    def __post_init__(self):
+        if self.name not in PRETRAINING | DOWNSTREAM:
+            raise ValueError(unknown("task", self.name, [*PRETRAINING, *DOWNSTREAM]))
+
+    def pairs(self, split):
+        """(lemma, target) for every word of a split that has the form asked for."""
+        rule = (PRETRAINING | DOWNSTREAM)[self.name]
+        found = [(word.lemma, rule(word)) for word in words() if split_of(word.lemma) == split]
+        return [(lemma, target) for lemma, target in found if target]
+
+    def examples(self, split, limit=None):
+        """Examples of a split; with `limit`, that many lemmas drawn evenly over the alphabet."""
+        pairs = self.pairs(split)
+        if limit is not None and limit < len(pairs):
+            pairs = [pairs[i * len(pairs) // limit] for i in range(limit)]
+        return Examples.of([(self.name, *pair) for pair in pairs])
+
+    @property
+    def train(self):
+        return self.examples("train")
+
+
+def mixture():
+    """Examples of all pretraining tasks, each task given the same weight by repeating the small ones."""
+    tasks = [Task(name).pairs("train") for name in PRETRAINING]
+    most = max(map(len, tasks))
+    return Examples.of(
+        [
+            (name, *pairs[i % len(pairs)])
+            for name, pairs in zip(PRETRAINING, tasks, strict=True)
+            for i in range(most)
+        ]
+    )

@@ -1,0 +1,15 @@
+"""Error messages that say what was given, what was expected and what to do."""
+
+import difflib
+
+
+def unknown(kind, given, options):
+    """One line for a name that does not exist, with the nearest ones that do.
+
+    >>> unknown("method", "lorra", ["lora", "prefix"])
+    "unknown method 'lorra'; did you mean 'lora'? There are: lora, prefix"
+    """
+    options = [str(option) for option in options]
+    near = difflib.get_close_matches(str(given), options, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    return f"unknown {kind} {str(given)!r}{hint} There are: {', '.join(options)}"

@@ -1,0 +1,258 @@
+"""Fused operations: the layers of a transformer as single ops, each with its derivative beside it.
+
+Fused where the composition of primitives would keep more than twice the memory or be numerically
+worse; each has a slow twin made of primitives in the tests. Shapes: B batch, T queries, S keys,
+D width, H heads, K head width, V vocabulary, N rows.
+"""
+
+import math
+
+from .autograd import needs_gradient, once, record, value
+from .backend import np, xp
+
+IGNORE = -100  # a label that takes no part in the loss
+
+
+def linear(x, w, b=None):
+    """y = x wᵀ + b, (…, in) -> (…, out) with w (out, in); dx = g w, dw = gᵀ x, db = Σ g.
+
+    All leading axes are folded into one matrix product, twice as fast as a batched one.
+    """
+    a, weight = value(x), value(w)
+    rows = a.reshape(-1, a.shape[-1])  # (N, in)
+    y = rows @ weight.T
+    if b is not None:
+        y += value(b)
+    lead, n_in, n_out = a.shape[:-1], *weight.shape[::-1]
+    return record(
+        y.reshape(*lead, n_out),
+        (x, lambda g: (g.reshape(-1, n_out) @ weight).reshape(*lead, n_in)),
+        (w, lambda g: g.reshape(-1, n_out).T @ rows),
+        (b, lambda g: g.reshape(-1, n_out).sum(axis=0)),
+    )
+
+
+def embedding(w, ids):
+    """Rows of a table, ids (B, T) of w (V, D) -> (B, T, D); each gradient row is added to its token's."""
+    table, shape = value(w), value(w).shape
+
+    def scatter(g):
+        dw = xp.zeros(shape, dtype=g.dtype)
+        xp.add.at(dw, ids, g)
+        return dw
+
+    return record(table[ids], (w, scatter))
+
+
+def dropout(x, p, rng):
+    """Zero each number with probability p and divide the rest by 1 − p; g passes through the same mask.
+
+    The mask is drawn on the host from `rng`; the expectation over masks is x.
+    """
+    a = value(x)
+    keep = xp.asarray(rng.random(a.shape, dtype=np.float32) >= p)
+    scale = 1.0 / (1.0 - p)
+    return record(a * keep * scale, (x, lambda g: g * keep * scale))
+
+
+def gelu(x):
+    """Gaussian error linear unit, tanh form: y = x (1 + t) / 2, t = tanh(√(2/π) (x + 0.044715 x³)).
+
+    dy/dx = (1 + t) / 2 + x (1 − t²) √(2/π) (1 + 3 · 0.044715 x²) / 2 is computed at once when it will
+    be needed, so one array is kept instead of four.  Hendrycks & Gimpel 2016, arXiv:1606.08415
+    """
+    a, c = value(x), math.sqrt(2.0 / math.pi)
+    aa = a * a
+    t = aa * (0.044715 * c)
+    t += c
+    t *= a
+    xp.tanh(t, out=t)
+    slope = None
+    if needs_gradient(x):
+        slope = t * t
+        xp.subtract(1.0, slope, out=slope)
+        slope *= a
+        aa *= 3.0 * 0.044715 * c
+        aa += c
+        slope *= aa
+        slope += t
+        slope += 1.0
+        slope *= 0.5
+    t += 1.0
+    t *= a
+    t *= 0.5
+    return record(t, (x, lambda g: g * slope))
+
+
+def silu(x):
+    """y = x σ(x); dy/dx = σ(x) (1 + x (1 − σ(x))), computed at once when needed, one array kept.
+
+    Elfwing et al. 2017, arXiv:1702.03118
+    """
+    a = value(x)
+    s = a * 0.5
+    xp.tanh(s, out=s)
+    s += 1.0
+    s *= 0.5
+    y, slope = a * s, None
+    if needs_gradient(x):
+        slope = y * (1.0 - s)  # σ + x σ (1 − σ)
+        slope += s
+    return record(y, (x, lambda g: g * slope))
+
+
+def layer_norm(x, gain, bias, eps):
+    """y = gain · n + bias with n = (x − mean) / √(var + eps) over the last axis.
+
+    With h = g · gain:  dx = (h − mean(h) − n mean(h n)) / √(var + eps),  dgain = Σ g n,  dbias = Σ g.
+    Ba et al. 2016, arXiv:1607.06450
+    """
+    a, weight = value(x), value(gain)
+    n = a - a.mean(axis=-1, keepdims=True)
+    inv = 1.0 / xp.sqrt(_mean_product(n, n) + eps)  # (…, 1)
+    n *= inv
+    y = n * weight
+    y += value(bias)
+
+    def dx(g):
+        h = g * weight
+        slope = _mean_product(h, n)
+        h -= h.mean(axis=-1, keepdims=True)
+        h -= n * slope
+        h *= inv
+        return h
+
+    return record(y, (x, dx), (gain, lambda g: g * n), (bias, lambda g: g))
+
+
+def rms_norm(x, gain, eps):
+    """y = gain · n with n = x / √(mean(x²) + eps) over the last axis.
+
+    With h = g · gain:  dx = (h − n mean(h n)) / √(mean(x²) + eps),  dgain = Σ g n.
+    Zhang & Sennrich 2019, arXiv:1910.07467
+    """
+    a, weight = value(x), value(gain)
+    inv = 1.0 / xp.sqrt(_mean_product(a, a) + eps)  # (…, 1)
+    n = a * inv
+
+    def dx(g):
+        h = g * weight
+        h -= n * _mean_product(h, n)
+        h *= inv
+        return h
+
+    return record(n * weight, (x, dx), (gain, lambda g: g * n))
+
+
+def _mean_product(a, b):
+    """Mean of a · b over the last axis, kept as an axis of length 1, without holding the product."""
+    return (a[..., None, :] @ b[..., :, None])[..., 0] * (1.0 / a.shape[-1])
+
+
+def softmax(x, mask=None):
+    """p = eˣ / Σ eˣ over the last axis, of x + mask if a mask of 0 and large negatives is given.
+
+    dx = p · (g − Σ g p): only p is kept.
+    """
+    p = value(x) + mask if mask is not None else value(x).copy()
+    p = _softmax_in_place(p)
+
+    def dx(g):
+        return p * (g - (g * p).sum(axis=-1, keepdims=True))
+
+    return record(p, (x, dx))
+
+
+def _softmax_in_place(p):
+    p -= p.max(axis=-1, keepdims=True)
+    xp.exp(p, out=p)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def attention(q, k, v, mask):
+    """Scaled dot-product attention, o = softmax(q kᵀ / √K + mask) v.
+
+    q (B, H, T, K), k and v (B, G, S, K) with H a multiple of G: H / G query heads share a key head.
+    With p the probabilities and dp = g vᵀ:  dv = pᵀ g,  ds = p · (dp − Σ dp p) / √K,  dq = ds k,
+    dk = dsᵀ q. One op, because the scores can then be turned into p in place.
+    Vaswani et al. 2017, section 3.2.1, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245
+    """
+    (B, H, T, K), (G, S) = value(q).shape, value(k).shape[1:3]
+    scale, grouped = 1.0 / math.sqrt(K), (B, G, H // G * T, K)
+    queries, keys, values = (value(q) * scale).reshape(grouped), value(k), value(v)
+    p = queries @ xp.swapaxes(keys, -1, -2)  # (B, G, H/G · T, S)
+    if mask is not None:
+        scores = p.reshape(B, G, H // G, T, S)  # a view
+        scores += mask if mask.ndim == 2 else mask[:, None, None]
+    _softmax_in_place(p)
+
+    @once
+    def dscores(g):
+        ds = g.reshape(grouped) @ xp.swapaxes(values, -1, -2)
+        ds -= (ds[..., None, :] @ p[..., :, None])[..., 0]
+        ds *= p
+        return ds
+
+    return record(
+        (p @ values).reshape(B, H, T, K),
+        (q, lambda g: (dscores(g) @ keys * scale).reshape(B, H, T, K)),
+        (k, lambda g: xp.swapaxes(dscores(g), -1, -2) @ queries),
+        (v, lambda g: xp.swapaxes(p, -1, -2) @ g.reshape(grouped)),
+    )
+
+
+def rope(x, cos, sin):
+    """Rotary positions: turn the pairs (i, i + K/2) of x (…, T, K) by the angle given for each token.
+
+    y = x · cos + (−x₂, x₁) · sin with cos and sin (…, T, K/2); a gradient is turned back by −angle.
+    Su et al. 2021, arXiv:2104.09864, pairs as in the Llama checkpoints on Hugging Face
+    """
+
+    def turn(a, sin):
+        half = a.shape[-1] // 2
+        one, two = a[..., :half], a[..., half:]
+        y = xp.empty(a.shape, dtype=a.dtype)
+        y[..., :half] = one * cos - two * sin
+        y[..., half:] = two * cos + one * sin
+        return y
+
+    return record(turn(value(x), sin), (x, lambda g: turn(g, -sin)))
+
+
+def cross_entropy(logits, labels, count=None):
+    """Mean of −log softmax(logits)[label] in nats, logits (…, V), labels (…) with IGNORE left out.
+
+    The sum is divided by `count`, the number of labels that take part unless given (micro-batches
+    of one batch are given the whole batch's).  dlogits = (p − onehot(label)) / count.
+    """
+    targets = np.asarray(labels).reshape(-1)
+    rows = np.flatnonzero(targets != IGNORE)
+    targets = xp.asarray(targets[rows])
+    count = len(rows) if count is None else count
+    a = value(logits)
+    shape = a.shape
+    chosen = (
+        a.reshape(-1, shape[-1])[xp.asarray(rows)] if len(rows) < a.size // shape[-1] else None
+    )
+    z = (
+        a.reshape(-1, shape[-1]) - 0.0 if chosen is None else chosen
+    )  # (N, V), a copy either way
+    z -= z.max(axis=-1, keepdims=True)
+    n = xp.arange(len(rows))
+    picked = z[n, targets]
+    xp.exp(z, out=z)
+    total = z.sum(axis=-1, keepdims=True)
+    loss = (xp.log(total[:, 0]) - picked).sum() * (1.0 / count)
+
+    def dlogits(g):
+        p = z / total
+        p[n, targets] -= 1.0
+        p *= g * (1.0 / count)
+        if chosen is None:
+            return p.reshape(shape)
+        dx = xp.zeros((a.size // shape[-1], shape[-1]), dtype=p.dtype)
+        dx[xp.asarray(rows)] = p
+        return dx.reshape(shape)
+
+    return record(loss, (logits, dlogits))

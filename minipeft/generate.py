@@ -1,0 +1,49 @@
+"""Writing text with a model, one token at a time, reading the past from a cache of keys and values."""
+
+from .autograd import no_grad
+from .backend import np, to_numpy
+
+
+def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=None, rng=None):
+    """Continue each prompt by up to `max_new` tokens; returns a list of lists of new token ids.
+
+    prompts: lists of token ids, of any lengths (shorter ones are padded on the left, and do not notice).
+    temperature 0 takes the likeliest token; otherwise tokens are drawn, with `rng` (a seed or Generator),
+    from softmax(logits / temperature), restricted to the `top_k` likeliest if given.
+    A row ends with the token `stop`, which is kept.
+    """
+    prompts = [list(prompt) for prompt in prompts]
+    if not prompts or not all(prompts):
+        raise ValueError("generate needs at least one prompt, and each with at least one token")
+    if temperature < 0 or (top_k is not None and top_k < 1) or max_new < 1:
+        raise ValueError(
+            f"need temperature ≥ 0, top_k ≥ 1 and max_new ≥ 1, got {temperature}, {top_k} and {max_new}"
+        )
+    rng = np.random.default_rng(rng)
+    T = max(map(len, prompts))
+    real = np.array([[i >= T - len(prompt) for i in range(T)] for prompt in prompts])
+    ids = np.array([[0] * (T - len(prompt)) + prompt for prompt in prompts])
+    written, going = [[] for _ in prompts], set(range(len(prompts)))
+    with no_grad():
+        logits, cache = model.read(ids, real=None if real.all() else real)
+        for left in reversed(range(max_new)):
+            new = choose(to_numpy(logits.data[:, -1]), temperature, top_k, rng)
+            for row in sorted(going):
+                written[row].append(int(new[row]))
+                if new[row] == stop:
+                    going.discard(row)
+            if not going or not left:
+                break
+            logits, cache = model.read(new[:, None], cache)
+    return written
+
+
+def choose(logits, temperature, top_k, rng):
+    """One token id for each row of logits (B, V)."""
+    if temperature == 0:
+        return logits.argmax(axis=-1)
+    z = logits.astype(np.float64) / temperature
+    if top_k is not None and top_k < z.shape[-1]:
+        z[z < np.sort(z, axis=-1)[:, -top_k, None]] = -np.inf
+    # the largest of z plus Gumbel noise is a draw from softmax(z)
+    return (z + rng.gumbel(size=z.shape)).argmax(axis=-1)

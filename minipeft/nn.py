@@ -1,0 +1,189 @@
+"""Layers: parameters in a tree of modules, and the Site, a function that others may change.
+
+A Module finds its parameters by looking at its own attributes, in the order they were set: modules,
+parameters, and lists or dicts of modules. Weights are (out, in), as in PyTorch.
+"""
+
+import contextlib
+import math
+from functools import partial
+
+from . import functional as F
+from .autograd import Node, Tensor
+from .backend import array, np, xp
+from .ops import where
+from .tree import draw, draw_html
+
+
+class Parameter(Tensor):
+    """A tensor that a model owns. It trains while `requires_grad` is true."""
+
+    __slots__ = ()
+
+    def __init__(self, values, requires_grad=True):
+        super().__init__(array(values), requires_grad)
+
+    @property
+    def requires_grad(self):
+        """Whether it trains. Setting it to False also drops the gradient."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, train):
+        if train != self.requires_grad:
+            self.node = Node(self.data.shape) if train else None
+
+
+class Module:
+    """A part of a model: holds parameters and other modules as attributes, and is called."""
+
+    def __call__(self, *args, **options):
+        return self.forward(*args, **options)
+
+    def children(self):
+        """(name, Module or Parameter) for each part held directly."""
+        for name, part in vars(self).items():
+            if isinstance(part, (Module, Parameter)):
+                yield name, part
+            elif isinstance(part, (list, dict)):
+                items = part.items() if isinstance(part, dict) else enumerate(part)
+                yield from ((f"{name}.{key}", m) for key, m in items if isinstance(m, Module))
+
+    def named_modules(self, prefix=""):
+        """(path, Module) for this module and all below, parents first: 'blocks.0.attn.q_proj'."""
+        yield prefix, self
+        for name, part in self.children():
+            if isinstance(part, Module):
+                yield from part.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self):
+        """(path, Parameter) for every parameter at or below this module, each object once."""
+        seen = set()
+        for path, module in self.named_modules():
+            for name, part in module.children():
+                if isinstance(part, Parameter) and id(part) not in seen:
+                    seen.add(id(part))
+                    yield (f"{path}.{name}" if path else name), part
+
+    def parameters(self):
+        """Every parameter at or below this module, each once."""
+        return [p for _, p in self.named_parameters()]
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.grad = None
+
+    @contextlib.contextmanager
+    def training(self, rng):
+        """Drop out, drawing masks from `rng`, inside the block; everywhere else nothing is dropped."""
+        drops = [m for _, m in self.named_modules() if isinstance(m, Dropout)]
+        for drop in drops:
+            drop.rng = rng
+        try:
+            yield
+        finally:
+            for drop in drops:
+                drop.rng = None
+
+    def __repr__(self):
+        return draw(self)
+
+    def _repr_html_(self):
+        return draw_html(self)
+
+
+class Site(Module):
+    """A module whose function f may be replaced by Δ(f), without its parameters being renamed.
+
+    `deltas` holds what is attached here, by name; `active` the (delta, rows) pairs now in use,
+    innermost first. With rows, a boolean array (B,), only those rows of the batch see the delta.
+    """
+
+    def __init__(self):
+        self.deltas, self.active = {}, []
+
+    def __call__(self, *args):
+        f = self.forward
+        for delta, rows in self.active:
+            f = partial(delta, f) if rows is None else partial(self.only_for, rows, delta, f)
+        return f(*args)
+
+    def only_for(self, rows, delta, f, *args):
+        """Δ(f) for the chosen rows of the batch and f for the others; f is computed once."""
+        without = f(*args)
+
+        def remembered(*same):
+            return without if all(a is b for a, b in zip(same, args, strict=True)) else f(*same)
+
+        return self.mix(rows, delta(remembered, *args), without)
+
+    def mix(self, rows, with_delta, without):
+        """Take the chosen rows of one result (B, T, D) and the others of another."""
+        if len(rows) != len(without):
+            raise ValueError(
+                f"adapters were chosen for {len(rows)} rows, the batch has {len(without)}"
+            )
+        return where(xp.asarray(rows)[:, None, None], with_delta, without)
+
+
+class Linear(Site):
+    """y = x Wᵀ + b, (…, in) -> (…, out), weight (out, in) drawn from N(0, std²), bias zero."""
+
+    def __init__(self, n_in, n_out, rng, bias=True, std=0.02):
+        super().__init__()
+        self.weight = Parameter(rng.standard_normal((n_out, n_in)) * std)
+        self.bias = Parameter(np.zeros(n_out)) if bias else None
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class Embedding(Site):
+    """Rows of a table for token ids, (B, T) -> (B, T, D), weight (V, D) drawn from N(0, std²)."""
+
+    def __init__(self, n, width, rng, std=0.02):
+        super().__init__()
+        self.weight = Parameter(rng.standard_normal((n, width)) * std)
+
+    def forward(self, ids):
+        return F.embedding(self.weight, ids)
+
+
+class LayerNorm(Module):
+    """Each token's vector to mean 0 and variance 1, then gain · x + bias, (…, D) -> (…, D)."""
+
+    def __init__(self, width, eps=1e-5):
+        self.weight, self.bias = Parameter(np.ones(width)), Parameter(np.zeros(width))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(Module):
+    """Each token's vector divided by its root mean square, then gain · x, (…, D) -> (…, D)."""
+
+    def __init__(self, width, eps=1e-5):
+        self.weight = Parameter(np.ones(width))
+        self.eps = eps
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight, self.eps)
+
+
+class Dropout(Module):
+    """Zero a fraction p and scale the rest by 1 / (1 − p), but only while `rng` is set (see `training`)."""
+
+    def __init__(self, p):
+        if not 0 <= p < 1:
+            raise ValueError(f"a dropout probability lies in [0, 1), got {p}")
+        self.p, self.rng = p, None
+
+    def forward(self, x):
+        return x if self.rng is None or self.p == 0 else F.dropout(x, self.p, self.rng)
+
+
+def kaiming_uniform(rng, n_out, n_in):
+    """(n_out, n_in) numbers from U(−1/√n_in, 1/√n_in): PyTorch's default for a Linear, a = √5."""
+    return rng.uniform(-1.0, 1.0, (n_out, n_in)) / math.sqrt(n_in)

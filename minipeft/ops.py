@@ -1,0 +1,188 @@
+"""Primitive operations: each computes its value and says how a gradient g passes back.
+
+Operands are Tensors, arrays or Python numbers; arrays and numbers are constants. Shapes broadcast as
+in NumPy, and the engine sums a broadcast operand's gradient back to its shape. Constants are Python
+floats: a NumPy scalar would silently turn float32 into float64.
+"""
+
+from .autograd import Tensor, record, value
+from .backend import np, xp
+
+
+def add(x, y):
+    """x + y; both operands get g."""
+    return record(value(x) + value(y), (x, lambda g: g), (y, lambda g: g))
+
+
+def sub(x, y):
+    """x − y; x gets g and y gets −g."""
+    return record(value(x) - value(y), (x, lambda g: g), (y, lambda g: -g))
+
+
+def mul(x, y):
+    """x · y elementwise; each operand gets g times the other."""
+    a, b = value(x), value(y)
+    return record(a * b, (x, lambda g: g * b), (y, lambda g: g * a))
+
+
+def div(x, y):
+    """x / y elementwise; dx = g / y, dy = −g x / y²."""
+    a, b = value(x), value(y)
+    return record(a / b, (x, lambda g: g / b), (y, lambda g: -g * a / (b * b)))
+
+
+def neg(x):
+    """−x; dx = −g."""
+    return record(-value(x), (x, lambda g: -g))
+
+
+def exp(x):
+    """eˣ; dx = g eˣ."""
+    y = xp.exp(value(x))
+    return record(y, (x, lambda g: g * y))
+
+
+def log(x):
+    """Natural logarithm; dx = g / x."""
+    a = value(x)
+    return record(xp.log(a), (x, lambda g: g / a))
+
+
+def sqrt(x):
+    """√x; dx = g / (2 √x)."""
+    y = xp.sqrt(value(x))
+    return record(y, (x, lambda g: g / (2.0 * y)))
+
+
+def square(x):
+    """x · x; dx = 2 g x. (x ** 3 would be 150 times slower than x · x · x.)"""
+    a = value(x)
+    return record(a * a, (x, lambda g: 2.0 * g * a))
+
+
+def tanh(x):
+    """tanh x; dx = g (1 − tanh² x)."""
+    y = xp.tanh(value(x))
+    return record(y, (x, lambda g: g * (1.0 - y * y)))
+
+
+def sigmoid(x):
+    """1 / (1 + e⁻ˣ), computed as (1 + tanh(x/2)) / 2 so that it cannot overflow; dx = g y (1 − y)."""
+    y = 0.5 * (1.0 + xp.tanh(0.5 * value(x)))
+    return record(y, (x, lambda g: g * y * (1.0 - y)))
+
+
+def relu(x):
+    """max(x, 0); dx = g where x > 0."""
+    a = value(x)
+    on = a > 0
+    return record(xp.maximum(a, 0), (x, lambda g: g * on))
+
+
+def where(condition, x, y):
+    """x where the condition holds, y elsewhere; g goes to the operand that was taken."""
+    return record(
+        xp.where(condition, value(x), value(y)),
+        (x, lambda g: xp.where(condition, g, 0.0)),
+        (y, lambda g: xp.where(condition, 0.0, g)),
+    )
+
+
+def matmul(x, y):
+    """Matrix product over the last two axes, (…, n, k) @ (…, k, m) -> (…, n, m); dx = g yᵀ, dy = xᵀ g."""
+    a, b = value(x), value(y)
+    if a.ndim < 2 or b.ndim < 2:
+        raise ValueError(
+            f"matmul needs matrices, got shapes {a.shape} and {b.shape}; reshape first"
+        )
+    return record(
+        a @ b,
+        (x, lambda g: g @ xp.swapaxes(b, -1, -2)),
+        (y, lambda g: xp.swapaxes(a, -1, -2) @ g),
+    )
+
+
+def sum(x, axis=None, keepdims=False):
+    """Sum over an axis, some or all; every summand gets g."""
+    a = value(x)
+    shape, expand = a.shape, axis is not None and not keepdims
+
+    def spread(g):
+        return xp.broadcast_to(xp.expand_dims(g, axis) if expand else g, shape)
+
+    return record(a.sum(axis=axis, keepdims=keepdims), (x, spread))
+
+
+def mean(x, axis=None, keepdims=False):
+    """Mean over an axis, some or all; every summand gets g / n."""
+    total = sum(x, axis, keepdims)
+    return mul(total, 1.0 / (value(x).size // max(total.data.size, 1)))
+
+
+def reshape(x, *shape):
+    """The same numbers in another shape; g goes back to the old one."""
+    a = value(x)
+    old = a.shape
+    return record(a.reshape(*shape), (x, lambda g: g.reshape(old)))
+
+
+def transpose(x, *axes):
+    """Axes in another order, as in NumPy (all reversed if none is given); g is put back in order."""
+    a = value(x)
+    axes = axes or tuple(range(a.ndim))[::-1]
+    back = tuple(sorted(range(a.ndim), key=axes.__getitem__))
+    return record(a.transpose(axes), (x, lambda g: g.transpose(back)))
+
+
+def broadcast(x, shape):
+    """x repeated along new or length-1 axes, without a copy; g is summed over the repeats."""
+    return record(xp.broadcast_to(value(x), shape), (x, lambda g: g))
+
+
+def concat(tensors, axis=0):
+    """Tensors one after the other along an axis; each gets its own slice of g."""
+    arrays = [value(x) for x in tensors]
+    ends = list(np.cumsum([a.shape[axis] for a in arrays]))
+
+    def part(start, end):
+        index = (slice(None),) * (axis % arrays[0].ndim) + (slice(int(start), int(end)),)
+        return lambda g: g[index]
+
+    edges = [
+        (x, part(*se))
+        for x, se in zip(tensors, zip([0, *ends], ends, strict=False), strict=True)
+    ]
+    return record(xp.concatenate(arrays, axis=axis), *edges)
+
+
+def getitem(x, index):
+    """x[index], by slices, integers or integer arrays; g lands there, added up where indices repeat."""
+    a = value(x)
+    shape = a.shape
+    fancy = any(
+        isinstance(i, (list, xp.ndarray))
+        for i in (index if isinstance(index, tuple) else (index,))
+    )
+
+    def scatter(g):
+        dx = xp.zeros(shape, dtype=g.dtype)
+        if fancy:
+            xp.add.at(dx, index, g)
+        else:
+            dx[index] = g
+        return dx
+
+    return record(a[index], (x, scatter))
+
+
+Tensor.__add__ = Tensor.__radd__ = add
+Tensor.__mul__ = Tensor.__rmul__ = mul
+Tensor.__sub__ = sub
+Tensor.__rsub__ = lambda x, y: sub(y, x)
+Tensor.__truediv__ = div
+Tensor.__rtruediv__ = lambda x, y: div(y, x)
+Tensor.__matmul__ = matmul
+Tensor.__neg__ = neg
+Tensor.__getitem__ = getitem
+Tensor.sum, Tensor.mean = sum, mean
+Tensor.reshape, Tensor.transpose = reshape, transpose

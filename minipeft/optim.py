@@ -1,0 +1,70 @@
+"""AdamW, the clipping of gradients, and the learning rate's rise and fall."""
+
+import math
+
+from .backend import xp
+
+
+class AdamW:
+    """Adam with decoupled weight decay, updating its parameters in place.
+
+        m = β₁ m + (1 − β₁) g        v = β₂ v + (1 − β₂) g²
+        w = w − lr · decay · w − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)
+
+    Decay applies to matrices only: biases, gains and other vectors are left alone. A parameter without a
+    gradient is not touched.  Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101
+    """
+
+    def __init__(self, parameters, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        self.parameters = list(parameters)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.steps = 0
+        self.m = [xp.zeros_like(p.data) for p in self.parameters]
+        self.v = [xp.zeros_like(p.data) for p in self.parameters]
+
+    def step(self, lr, scale=1.0):
+        """One update with learning rate `lr` by the gradients times `scale` (see `clip_scale`)."""
+        self.steps += 1
+        b1, b2 = self.betas
+        rate = lr / (1.0 - b1**self.steps)
+        root = 1.0 / math.sqrt(1.0 - b2**self.steps)
+        for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+            if p.grad is None:
+                continue
+            g = p.grad * scale
+            m *= b1
+            m += g * (1.0 - b1)
+            g *= g
+            g *= 1.0 - b2
+            v *= b2
+            v += g
+            xp.sqrt(v, out=g)
+            g *= root
+            g += self.eps
+            xp.divide(m, g, out=g)
+            g *= rate
+            if p.ndim > 1:
+                p.data *= 1.0 - lr * self.weight_decay
+            p.data -= g
+
+
+def grad_norm(parameters):
+    """The Euclidean norm of all gradients taken as one vector."""
+    squares = [(p.grad * p.grad).sum() for p in parameters if p.grad is not None]
+    return math.sqrt(float(sum(squares))) if squares else 0.0
+
+
+def clip_scale(norm, limit):
+    """What to multiply gradients of this norm by so that it does not exceed `limit` (None: no limit)."""
+    return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
+
+
+def learning_rate(step, steps, peak, warmup):
+    """Linear rise to `peak` over `warmup` steps, then half a cosine down to zero; step counts from 0.
+
+    >>> [round(learning_rate(t, 6, 1.0, 2), 2) for t in range(6)]
+    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

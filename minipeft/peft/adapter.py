@@ -1,0 +1,66 @@
+"""Bottleneck adapters: a small two-layer network after a sub-layer, with a skip connection.
+
+    h + U φ(D h + b₁) + b₂          h = f(x)        D: (m, width) random, U: (width, m) zero, b zero
+
+U = 0, so attaching changes nothing. Houlsby puts one after attention and one after the MLP, before the
+residual addition; Pfeiffer one after the MLP only. Trains 2 m width + m + width numbers each. φ is not
+linear, so it cannot be merged into a weight and stays as extra depth at inference.
+
+Houlsby et al. 2019, section 2.1, arXiv:1902.00751; Pfeiffer et al. 2020, section 3, arXiv:2005.00247.
+D is drawn from U(±1/√width); the first paper starts both near zero instead.
+"""
+
+from dataclasses import dataclass
+
+from .. import functional as F
+from ..backend import np
+from ..errors import unknown
+from ..nn import Parameter, kaiming_uniform
+from ..ops import relu
+from .base import Delta, Method
+from .targets import at_least_1, matching, sites
+
+PLACES = {"houlsby": ("attn", "mlp"), "pfeiffer": ("mlp",)}
+NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu}
+
+
+@dataclass(frozen=True)
+class Bottleneck(Method):
+    m: int = 16
+    style: str = "houlsby"  # or "pfeiffer"
+    nonlinearity: str = "relu"  # or "gelu", "silu"
+
+    peft_type = "BOTTLENECK"
+
+    def __post_init__(self):
+        at_least_1(m=self.m)
+        for kind, options in (("style", PLACES), ("nonlinearity", NONLINEAR)):
+            if getattr(self, kind) not in options:
+                raise ValueError(unknown(kind, getattr(self, kind), options))
+
+    def count(self, config):
+        return (
+            len(PLACES[self.style])
+            * config.layers
+            * (2 * self.m * config.width + self.m + config.width)
+        )
+
+    def build(self, model, rng):
+        width = model.start.width
+        places = matching(sites(model), PLACES[self.style])
+        return {path: BottleneckDelta(width, self, rng) for path in places}
+
+
+class BottleneckDelta(Delta):
+    def __init__(self, width, method, rng):
+        self.down = Parameter(kaiming_uniform(rng, method.m, width))
+        self.down_bias = Parameter(np.zeros(method.m))
+        self.up = Parameter(np.zeros((width, method.m)))
+        self.up_bias = Parameter(np.zeros(width))
+        self.nonlinear = NONLINEAR[method.nonlinearity]
+
+    def __call__(self, f, *args):
+        h = f(*args)
+        return h + F.linear(
+            self.nonlinear(F.linear(h, self.down, self.down_bias)), self.up, self.up_bias
+        )

@@ -1,0 +1,57 @@
+"""Prompt tuning: trainable vectors in front of the token embeddings.
+
+    [P ; f(ids)]          P: (n, width), random or the embeddings of given tokens
+
+They are read like tokens: they take positions 0 … n − 1, and their logits are dropped. Trains n width
+numbers, the fewest of all, yet every sequence is n tokens longer in every layer. Attaching changes the
+output. No weight computes the same, so it cannot be merged.
+
+Lester et al. 2021, section 2, arXiv:2104.08691; random start U(±0.5), or `init_ids` repeated to n.
+"""
+
+from dataclasses import dataclass
+
+from ..backend import np, to_numpy
+from ..nn import Parameter
+from ..ops import broadcast, concat
+from .base import Delta, Method
+from .targets import at_least_1, room_for
+
+
+@dataclass(frozen=True)
+class Prompt(Method):
+    num_virtual_tokens: int = 8
+    init_ids: tuple[int, ...] | None = None  # tokens whose embeddings to start from
+
+    peft_type = "PROMPT_TUNING"
+
+    def __post_init__(self):
+        at_least_1(num_virtual_tokens=self.num_virtual_tokens)
+
+    def count(self, config):
+        return self.num_virtual_tokens * config.width
+
+    def build(self, model, rng):
+        n, table = self.num_virtual_tokens, to_numpy(model.wte.weight.data)
+        room_for(n, model.config.context)
+        if self.init_ids is None:
+            return {"start": PromptDelta(rng.uniform(-0.5, 0.5, (n, table.shape[1])))}
+        ids = np.resize(np.asarray(self.init_ids, dtype=int), n)
+        if not len(self.init_ids) or ids.min() < 0 or ids.max() >= len(table):
+            raise ValueError(
+                f"init_ids {self.init_ids} must be tokens of the vocabulary (0 … {len(table) - 1})"
+            )
+        return {"start": PromptDelta(table[ids])}
+
+
+class PromptDelta(Delta):
+    def __init__(self, vectors):
+        self.prompt_embeddings = Parameter(vectors)
+
+    def __call__(self, f, x, real):
+        x, real, cache = f(x, real)
+        n, width = self.prompt_embeddings.shape
+        x = concat([broadcast(self.prompt_embeddings, (len(x), n, width)), x], axis=1)
+        if real is not None:
+            real = np.concatenate([np.ones((len(real), n), bool), real], axis=1)
+        return x, real, cache

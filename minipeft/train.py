@@ -1,0 +1,265 @@
+"""The only training loop of the package, and the only evaluation.
+
+`fit` trains whatever requires a gradient: the base if it is bare, the adapters in use if there are any.
+Everything random at step t is drawn from (seed, t), so a run is a function of its arguments: the same
+seed gives the same bits, and a run resumed from its checkpoint ends where the uninterrupted one does.
+"""
+
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .autograd import no_grad
+from .backend import np, to_numpy, xp
+from .errors import unknown
+from .files import read_arrays, write_arrays
+from .functional import IGNORE, cross_entropy
+from .optim import AdamW, clip_scale, grad_norm, learning_rate
+from .transformer import check_labels
+
+
+@dataclass
+class History:
+    """What happened at each step: loss (nats per token), learning rate, gradient norm, seconds."""
+
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    norm: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stopped: str = ""  # why it ended before its last step, if it did
+
+    def add(self, loss, lr, norm, seconds):
+        """Note one step."""
+        for series, number in zip(
+            (self.loss, self.lr, self.norm, self.seconds),
+            (loss, lr, norm, seconds),
+            strict=True,
+        ):
+            series.append(number)
+
+    def plot(self, axes=None):
+        """Draw the loss over the steps; returns the matplotlib Axes."""
+        from . import plots
+
+        return plots.history(self, axes)
+
+    def __repr__(self):
+        last = f", last loss {self.loss[-1]:.4f} nats" if self.loss else ""
+        return f"History({len(self.loss)} steps{last}{', ' + self.stopped if self.stopped else ''})"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss in nats per answer token, and the share of answers right in every letter and in [end]."""
+
+    loss: float
+    exact: float
+
+
+def fit(model, data, steps=300, batch_size=32, lr=1e-3, *, checkpoint=None, save_every=100, until=None,
+        label="fit", **options):  # fmt: skip
+    """Train on `data` (Examples, or a Task's) with AdamW, linear warm-up and cosine. Returns a History.
+
+    options: the other fields of Settings, such as seed, warmup, clip, weight_decay, accumulate.
+    checkpoint: a file from which the run goes on if it exists, written every `save_every` steps and at
+    the end.  until: stop after this step, to go on later from the checkpoint.
+    Ctrl-C ends after the step at hand, with what was learnt. A loss or gradient that is not finite is a
+    FloatingPointError that names the step; the weights are then those that last gave a finite loss.
+    """
+    for name in options:
+        if name not in Settings.__dataclass_fields__:
+            raise ValueError(unknown("option of fit", name, Settings.__dataclass_fields__))
+    run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.resume(checkpoint)
+    last = steps if until is None else min(until, steps)
+    bar = tqdm(
+        desc=label, initial=run.done, total=steps, unit="step", disable=None, leave=False
+    )
+    with bar, ending_on_ctrl_c() as asked:
+        while run.done < last and not asked.is_set():
+            run.step()
+            bar.update()
+            bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", refresh=False)
+            if checkpoint is not None and run.done % save_every == 0:
+                run.save(checkpoint)
+    if asked.is_set() and run.done < last:
+        run.history.stopped = f"interrupted after step {run.done} of {steps}"
+    if checkpoint is not None:
+        run.save(checkpoint)
+    return run.history
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. accumulate: read each batch in so many parts, for the same gradient in less memory."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    warmup: int = 20
+    clip: float | None = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    accumulate: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be a whole number ≥ 1, got {getattr(self, name)!r}"
+                )
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"the learning rate must be positive, got {self.lr!r}")
+
+
+class Run:
+    """A training run under way: what trains, its optimiser, its history, and the last good weights."""
+
+    def __init__(self, model, data, settings):
+        self.model, self.data, self.settings = model, data, settings
+        self.named = {path: p for path, p in model.named_parameters() if p.requires_grad}
+        if not self.named:
+            raise ValueError(
+                "nothing trains in this model; attach a method, or `use` one that is attached"
+            )
+        self.optimizer = AdamW(
+            self.named.values(), settings.betas, weight_decay=settings.weight_decay
+        )
+        self.good = [p.data.copy() for p in self.named.values()]
+        self.history = History()
+        model.zero_grad()
+
+    @property
+    def done(self):
+        """How many steps have been taken."""
+        return self.optimizer.steps
+
+    def step(self):
+        """One batch forward and backward, one update, one line in the history."""
+        began, s, parameters = time.perf_counter(), self.settings, self.optimizer.parameters
+        ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
+        with self.model.training(np.random.default_rng([s.seed, 1, self.done])):
+            loss = accumulate(self.model, ids, labels, s.accumulate)
+        norm = grad_norm(parameters)
+        if not math.isfinite(loss + norm):
+            self.give_up(loss, norm)
+        for p, good in zip(parameters, self.good, strict=True):
+            good[...] = p.data
+        lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
+        self.optimizer.step(lr, clip_scale(norm, s.clip))
+        self.model.zero_grad()
+        self.history.add(loss, lr, norm, time.perf_counter() - began)
+
+    def give_up(self, loss, norm):
+        """Go back to the weights that last gave a finite loss, and say at which step it ended."""
+        if not math.isfinite(loss):
+            for p, good in zip(self.optimizer.parameters, self.good, strict=True):
+                p.data[...] = good
+        self.model.zero_grad()
+        raise FloatingPointError(
+            f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; the weights are those "
+            "that last gave a finite loss. Try a lower learning rate or a longer warm-up"
+        )
+
+    def save(self, path):
+        """Write weights, moments, settings and history to one file, whole or not at all."""
+        arrays = {}
+        for kind, values in self.state().items():
+            arrays |= {f"{kind}/{name}": a for name, a in zip(self.named, values, strict=True)}
+        about = {"settings": self.setup(), "steps": self.done, "history": asdict(self.history)}
+        write_arrays(path, arrays, {"run": json.dumps(about)})
+
+    def resume(self, path):
+        """Go on from a file written by `save` for the same settings and the same trainable parameters."""
+        shapes = {f"{kind}/{n}": p.data for kind in self.state() for n, p in self.named.items()}
+        arrays, metadata = read_arrays(path, like=shapes)
+        about = json.loads(metadata.get("run", "{}"))
+        for key, wanted in self.setup().items():
+            given = about.get("settings", {}).get(key)
+            if given != wanted:
+                raise ValueError(
+                    f"{path} holds a run with {key} = {given!r}, this one has {wanted!r}; "
+                    "use the same settings, or another file"
+                )
+        for kind, values in self.state().items():
+            for name, a in zip(self.named, values, strict=True):
+                a[...] = xp.asarray(arrays[f"{kind}/{name}"])
+        self.optimizer.steps, self.history = about["steps"], History(**about["history"])
+
+    def state(self):
+        """The arrays that a run is made of: weights, both moments, and the last good weights."""
+        weights = [p.data for p in self.optimizer.parameters]
+        return {
+            "weights": weights,
+            "m": self.optimizer.m,
+            "v": self.optimizer.v,
+            "good": self.good,
+        }
+
+    def setup(self):
+        """The settings as JSON values, and the number of examples."""
+        return json.loads(json.dumps(asdict(self.settings))) | {"examples": len(self.data)}
+
+
+def accumulate(model, ids, labels, parts=1):
+    """Add the gradient of a batch's mean loss to the parameters, in parts; return that loss in nats.
+
+    Each part's sum is divided by the count of labels in the whole batch: a mean of the parts' means
+    would give labels in a short part more weight.
+    """
+    labels = check_labels(labels, np.shape(ids), model.config.vocab)
+    count, total = int((labels != IGNORE).sum()), 0.0
+    for rows in np.array_split(np.arange(len(ids)), min(parts, len(ids))):
+        if (labels[rows] != IGNORE).any():
+            loss = model.loss(ids[rows], labels[rows], count)
+            loss.backward()
+            total += loss.item()
+    return total
+
+
+def evaluate(model, examples, batch_size=256):
+    """The Score of a model on Examples.
+
+    An answer counts if the likeliest token is right at each of its places, given the right ones before:
+    exactly then greedy decoding writes that answer.
+    """
+    nats, right, tokens = 0.0, 0, 0
+    with no_grad():
+        for start in range(0, len(examples), batch_size):
+            ids, labels = examples.take(
+                np.arange(start, min(start + batch_size, len(examples)))
+            )
+            logits, asked = model(ids), labels != IGNORE
+            nats += cross_entropy(logits, labels, count=1).item()
+            best = to_numpy(xp.argmax(logits.data, axis=-1))
+            right += int(((best == labels) | ~asked).all(axis=1).sum())
+            tokens += int(asked.sum())
+    return Score(nats / tokens, right / len(examples))
+
+
+@contextlib.contextmanager
+def ending_on_ctrl_c():
+    """Inside the block the first Ctrl-C sets the event that is given; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # signals reach the main thread only
+        return
+
+    def note(*_):
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

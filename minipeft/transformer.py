@@ -1,0 +1,279 @@
+"""A decoder-only transformer that serves GPT-2's shape and Llama's by its Config.
+
+    x = tokens (+ positions)
+    for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
+    logits = norm(x) · headᵀ
+
+Written with a cache of keys and values from the start: training is reading from an empty cache, and
+two lines follow from that. The causal mask is aligned to the end (query i sees slot j when
+j ≤ i + S − T), and a token's position is the number of real tokens before it.
+Nothing here knows of fine-tuning; a Site only says where a function may be replaced.
+
+B batch, T tokens read now, S slots in all, D width, H heads, G key-value heads, K head width, V vocabulary.
+"""
+
+import functools
+
+from . import functional as F
+from .backend import np, xp
+from .nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site
+from .ops import concat
+
+HIDDEN = (
+    -1e30
+)  # added to a masked score: e^HIDDEN is 0, and a row with nothing to see stays finite
+
+
+class Cache:
+    """The keys and values read so far, one pair a layer, and which slots hold real tokens."""
+
+    def __init__(self, layers):
+        self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
+        self.length = 0  # slots filled
+        self.real = None  # (B, S) booleans; None: all are real
+
+    def append(self, layer, k, v):
+        """Add new keys and values (B, G, T, K) of a layer behind the old; return all of them."""
+        if self.keys[layer] is not None:
+            k, v = (
+                concat([old[layer], new], axis=2)
+                for old, new in ((self.keys, k), (self.values, v))
+            )
+        self.keys[layer], self.values[layer] = k, v
+        return k, v
+
+    def extend(self, B, T, real, dtype):
+        """Make room for T more slots; return their positions, (T,) or (B, T), and the mask.
+
+        A position is the number of real slots before. The mask, (T, S) or (B, T, S), is added to
+        scores: 0 where a query may look, hugely negative where it may not.
+        """
+        self.length += T
+        if real is None and self.real is None:
+            return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
+        old = np.ones((B, self.length - T), bool) if self.real is None else self.real
+        self.real = np.concatenate(
+            [old, np.ones((B, T), bool) if real is None else real], axis=1
+        )
+        positions = np.maximum(self.real.cumsum(axis=1)[:, -T:] - 1, 0)
+        hidden = (~self.real[:, None, :] * HIDDEN).astype(dtype)
+        return positions, causal(T, self.length, dtype) + xp.asarray(hidden)
+
+    def behind(self, keys, values):
+        """A new cache that starts with the given slots, keys[layer] (B, G, P, K), then has this one's."""
+        new = Cache(len(self.keys))
+        new.length = self.length + keys[0].shape[2]
+        if self.real is not None:
+            seen = np.ones((len(self.real), keys[0].shape[2]), bool)
+            new.real = np.concatenate([seen, self.real], axis=1)
+        for layer, pair in enumerate(zip(keys, values, strict=True)):
+            new.append(layer, *pair)
+            if self.length:
+                new.append(layer, self.keys[layer], self.values[layer])
+        return new
+
+
+@functools.lru_cache(maxsize=64)
+def causal(T, S, dtype):
+    """The mask (T, S) by which query i sees key j when j ≤ i + S − T."""
+    return xp.triu(xp.full((T, S), HIDDEN, dtype=dtype), k=S - T + 1)
+
+
+class Start(Site):
+    """How a sequence starts: with its own embeddings x (B, T, D) and nothing to look back at."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.layers, self.kv_heads = config.layers, config.kv_heads
+        self.head_width, self.width = config.head_width, config.width
+
+    def forward(self, x, real):
+        return x, real, Cache(self.layers)
+
+    def mix(self, rows, with_delta, without):
+        """The slots that a delta put before the sequence are real in the chosen rows only."""
+        (x, _, cache), (x0, real0, cache0) = with_delta, without
+        B, T, _ = x0.shape
+        if len(rows) != B:
+            raise ValueError(f"adapters were chosen for {len(rows)} rows, the batch has {B}")
+
+        def before(added, old, length):
+            old = np.ones((B, length), bool) if old is None else old
+            return np.concatenate([np.repeat(rows[:, None], added, axis=1), old], axis=1)
+
+        cache.real = before(cache.length - cache0.length, cache0.real, cache0.length)
+        return x, before(x.shape[1] - T, real0, T), cache
+
+
+class Attention(Site):
+    """Causal self-attention with grouped keys and values, (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config, rng):
+        super().__init__()
+        D, kv, std = config.width, config.kv_heads * config.head_width, config.init_std
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.q_proj = Linear(D, D, rng, config.bias, std)
+        self.k_proj = Linear(D, kv, rng, config.bias, std)
+        self.v_proj = Linear(D, kv, rng, config.bias, std)
+        self.o_proj = Linear(D, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
+
+    def forward(self, x, cache, layer, turn, mask):
+        B, T, D = x.shape
+        q = turn(split_heads(self.q_proj(x), self.heads))  # (B, H, T, K)
+        k = turn(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
+        v = split_heads(self.v_proj(x), self.kv_heads)
+        k, v = cache.append(layer, k, v)  # (B, G, S, K)
+        out = F.attention(q, k, v, mask)  # (B, H, T, K)
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, T, D))
+
+
+def split_heads(x, heads):
+    """(B, T, heads · K) -> (B, heads, T, K)."""
+    B, T, D = x.shape
+    return x.reshape(B, T, heads, D // heads).transpose(0, 2, 1, 3)
+
+
+class MLP(Site):
+    """Token by token, (B, T, D) -> (B, T, D): down(gelu(up x)), or with a gate down(silu(gate x) · up x)."""
+
+    def __init__(self, config, rng):
+        super().__init__()
+        D, ffn, std = config.width, config.ffn, config.init_std
+        if config.mlp == "swiglu":
+            self.gate_proj = Linear(D, ffn, rng, config.bias, std)
+        self.up_proj = Linear(D, ffn, rng, config.bias, std)
+        self.down_proj = Linear(ffn, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
+        self.gated = config.mlp == "swiglu"
+
+    def forward(self, x):
+        if self.gated:
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.gelu(self.up_proj(x)))
+
+
+class Block(Module):
+    """One layer: attention, then MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, config, rng):
+        norm = LayerNorm if config.norm == "layer" else RMSNorm
+        self.ln_1, self.attn = norm(config.width, config.norm_eps), Attention(config, rng)
+        self.ln_2, self.mlp = norm(config.width, config.norm_eps), MLP(config, rng)
+        self.drop = Dropout(config.dropout)
+
+    def forward(self, x, *memory):
+        x = x + self.drop(self.attn(self.ln_1(x), *memory))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class Transformer(Module):
+    """A language model: token ids (B, T) -> logits (B, T, V)."""
+
+    def __init__(self, config, rng):
+        rng = np.random.default_rng(rng)
+        self.config = config
+        self.wte = Embedding(config.vocab, config.width, rng, config.init_std)
+        if config.position == "learned":
+            self.wpe = Embedding(config.context, config.width, rng, config.init_std)
+        self.start = Start(config)
+        self.drop = Dropout(config.dropout)
+        self.blocks = [Block(config, rng) for _ in range(config.layers)]
+        self.ln_f = (LayerNorm if config.norm == "layer" else RMSNorm)(
+            config.width, config.norm_eps
+        )
+        if not config.tied:
+            self.lm_head = Linear(
+                config.width, config.vocab, rng, bias=False, std=config.init_std
+            )
+
+    def forward(self, ids, cache=None, real=None):
+        """Logits of each next token, ids (B, T) -> (B, T, V); the arguments are those of `read`."""
+        return self.read(ids, cache, real)[0]
+
+    def read(self, ids, cache=None, real=None):
+        """(logits (B, T, V), cache) having read ids (B, T) behind what the cache holds already.
+
+        The cache is filled further, in place. real (B, T) is False at padding. Raises ValueError for ids
+        outside the vocabulary, an empty batch, and more slots than the context has.
+        """
+        ids = check_ids(ids, self.config.vocab)
+        x = self.wte(xp.asarray(ids))  # (B, T, D)
+        if cache is None:
+            x, real, cache = self.start(x, real)
+        B, T, _ = x.shape
+        if cache.length + T > self.config.context:
+            raise ValueError(
+                f"{cache.length + T} slots ({cache.length} in the cache, {T - ids.shape[1]} virtual, "
+                f"{ids.shape[1]} tokens) are {cache.length + T - self.config.context} more than the "
+                f"context of {self.config.context}; shorten the input"
+            )
+        positions, mask = cache.extend(B, T, real, x.dtype)
+        if self.config.position == "learned":
+            x = x + self.wpe(xp.asarray(positions))
+        turn = rotation(self.config, positions, x.dtype)
+        x = self.drop(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, layer, turn, mask)
+        if T > ids.shape[1]:  # no logits for what `start` put before the tokens
+            x = x[:, T - ids.shape[1] :]
+        return self.head(self.ln_f(x)), cache
+
+    def head(self, x):
+        """Logits over the vocabulary, (B, T, D) -> (B, T, V)."""
+        return F.linear(x, self.wte.weight) if self.config.tied else self.lm_head(x)
+
+    def loss(self, ids, labels, count=None):
+        """Mean cross-entropy in nats of `labels` (B, T) at the logits of `ids` (B, T).
+
+        Labels equal to F.IGNORE take no part; `count` divides the sum if given, see cross_entropy.
+        """
+        labels = check_labels(labels, np.shape(ids), self.config.vocab)
+        return F.cross_entropy(self(ids), labels, count)
+
+
+def rotation(config, positions, dtype):
+    """The function that turns queries and keys by their positions; the identity without RoPE."""
+    if config.position != "rope":
+        return lambda x: x
+    K = config.head_width
+    angles = positions[..., None] * config.rope_theta ** (
+        -np.arange(0, K, 2) / K
+    )  # (T, K/2) or (B, T, K/2)
+    if angles.ndim == 3:
+        angles = angles[:, None]  # one axis for the heads
+    cos, sin = (xp.asarray(f(angles).astype(dtype)) for f in (np.cos, np.sin))
+    return lambda x: F.rope(x, cos, sin)
+
+
+def check_ids(ids, vocab):
+    """Token ids as a (B, T) array of integers in [0, vocab), or a ValueError that says what is wrong."""
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.size == 0:
+        raise ValueError(f"token ids come as a non-empty (B, T) array, got shape {ids.shape}")
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"token ids are integers, got {ids.dtype}")
+    if ids.min() < 0 or ids.max() >= vocab:
+        bad = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(
+            f"token id {bad} is outside the vocabulary of {vocab} (0 … {vocab - 1})"
+        )
+    return ids
+
+
+def check_labels(labels, shape, vocab):
+    """Labels of the same shape as the ids, each a token id or IGNORE, at least one of them a token."""
+    labels = np.asarray(labels)
+    if labels.shape != shape:
+        raise ValueError(
+            f"labels have shape {labels.shape}, the token ids {shape}; they must agree"
+        )
+    real = labels[labels != F.IGNORE]
+    if not real.size:
+        raise ValueError(
+            f"all labels are padding ({F.IGNORE}), so there is nothing to learn from"
+        )
+    if real.min() < 0 or real.max() >= vocab:
+        bad = real.min() if real.min() < 0 else real.max()
+        raise ValueError(
+            f"label {bad} is neither a token (0 … {vocab - 1}) nor padding ({F.IGNORE})"
+        )
+    return labels
