@@ -30,6 +30,7 @@ class Bottleneck(Method):
     style: str = "houlsby"  # or "pfeiffer"
     nonlinearity: str = "relu"  # or "gelu", "silu"
 
+    family = "adapter"
     peft_type = "BOTTLENECK"
 
     def __post_init__(self):

@@ -34,6 +34,7 @@ class Delta(Module):
 class Method:
     """A way of fine-tuning: hyper-parameters, and where its changes sit. Subclasses are dataclasses."""
 
+    family = ""  # of which kind it is: full, selective, lora, adapter or prompt
     peft_type = ""  # its name in an adapter's file
     folds = False  # whether merging is possible
 

@@ -14,6 +14,7 @@ from .base import Method, base_parameters
 
 @dataclass(frozen=True)
 class Full(Method):
+    family = "full"
     peft_type = "FULL"
     folds = True
 

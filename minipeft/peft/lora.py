@@ -26,6 +26,7 @@ class LoRA(Method):
     lora_dropout: float = 0.0
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
 
+    family = "lora"
     peft_type = "LORA"
     folds = True
 

@@ -30,6 +30,7 @@ class Prefix(Method):
     encoder_hidden_size: int = 64
     init_std: float = 1.0
 
+    family = "prompt"
     peft_type = "PREFIX_TUNING"
 
     def __post_init__(self):

@@ -23,6 +23,7 @@ class Prompt(Method):
     num_virtual_tokens: int = 8
     init_ids: tuple[int, ...] | None = None  # tokens whose embeddings to start from
 
+    family = "prompt"
     peft_type = "PROMPT_TUNING"
 
     def __post_init__(self):

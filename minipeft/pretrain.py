@@ -1,0 +1,108 @@
+"""Making the backbone: a small transformer trained from scratch on the mixture of pretraining tasks.
+
+minipeft pretrain --out minipeft/base        makes the one that ships with the package
+"""
+
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from .backend import np
+from .checkpoint import save_model
+from .config import Config
+from .data import DOWNSTREAM, PRETRAINING, TOKENS, Task, mixture
+from .files import read_json, write_json
+from .train import evaluate, fit
+from .transformer import Transformer
+
+BACKBONE = Config.gpt2(
+    vocab=len(TOKENS), context=64, width=80, layers=3, heads=4, position="rope", init_std=0.05
+)
+TRAINING = dict(
+    steps=6000, batch_size=64, lr=3e-3, warmup=100, betas=(0.9, 0.99), weight_decay=0.1
+)
+FAST = 60  # steps of a trial run
+CHECKPOINT = "run.safetensors"  # removed when the run is complete
+
+
+def pretrain(out, seed=0, steps=TRAINING["steps"]):
+    """Train the backbone and write it to `out` with its vocabulary and metrics; returns the metrics.
+
+    Goes on where an interrupted run in the same folder stopped. One BLAS thread, so that the same
+    machine gives the same bits however many cores it lends.  None if interrupted: run it again.
+    """
+    out, settings = Path(out), TRAINING | {"steps": steps, "seed": seed}
+    model = Transformer(BACKBONE, rng=seed)
+    with threadpool_limits(1):
+        history = fit(
+            model,
+            mixture(),
+            **settings,
+            checkpoint=out / CHECKPOINT,
+            save_every=250,
+            label="pretrain",
+        )
+        if history.stopped:
+            return None
+        scores = measure(model)
+    save_model(model, out)
+    write_json(out / "vocabulary.json", {"tokens": TOKENS})
+    metrics = {
+        "command": f"minipeft pretrain --seed {seed} --steps {steps}",
+        "settings": settings,
+        "parameters": model.config.size,
+        "numpy": np.__version__,
+        "test": scores,
+    }
+    write_json(out / "metrics.json", metrics)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return metrics
+
+
+def measure(model, limit=None):
+    """Loss and exact match of a backbone on test words, {task: {"loss": nats, "exact": share}}."""
+    return {
+        name: asdict(evaluate(model, Task(name).examples("test", limit)))
+        for name in (*PRETRAINING, *DOWNSTREAM)
+    }
+
+
+def shipped_metrics():
+    """The metrics beside the backbone that ships with the package."""
+    return read_json(files(__package__) / "base" / "metrics.json")
+
+
+def report(metrics, shipped):
+    """A table of exact match on test words, this backbone's beside the shipped one's."""
+    lines = [f"{'exact match on test words':<28}{'this run':>10}{'shipped':>10}"]
+    for name, score in metrics["test"].items():
+        kind = "new" if name in DOWNSTREAM else ""
+        line = f"{name:<22}{kind:<6}{score['exact']:>10.3f}{shipped['test'][name]['exact']:>10.3f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def arguments(parser):
+    """What `minipeft pretrain` understands."""
+    parser.add_argument(
+        "--out", default="backbone", help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
+    parser.add_argument(
+        "--steps", type=int, default=TRAINING["steps"], help="steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help=f"{FAST} steps only, to see that it runs"
+    )
+
+
+def main(options):
+    """Run `minipeft pretrain`."""
+    metrics = pretrain(options.out, options.seed, FAST if options.fast else options.steps)
+    if metrics is None:
+        print(f"stopped; the same command goes on from {Path(options.out) / CHECKPOINT}")
+    else:
+        print(report(metrics, shipped_metrics()))
+        print(f"wrote {options.out}/ (config, model, vocabulary, metrics)")

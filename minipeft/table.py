@@ -1,0 +1,66 @@
+"""The rows of a comparison as text, one table for each task and number of steps."""
+
+import statistics
+
+
+def groups(rows):
+    """{(task, steps): {method: its rows, one a seed}}, all in the order in which they first come."""
+    grouped = {}
+    for row in rows:
+        group = grouped.setdefault((row["task"], row["steps"]), {})
+        group.setdefault(row["method"], []).append(row)
+    return grouped
+
+
+def mean(rows, column):
+    """The mean of a column over rows that differ only by seed."""
+    return statistics.fmean(row[column] for row in rows)
+
+
+def spread(rows, column):
+    """(mean, lowest, highest) of a column over seeds."""
+    numbers = [row[column] for row in rows]
+    return statistics.fmean(numbers), min(numbers), max(numbers)
+
+
+HEAD = (
+    f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{'exact':>15}{'loss':>8}{'old tasks':>11}"
+    f"{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}  merges (max logit change)"
+)
+
+
+def table(rows):
+    """Everything measured, and what the fine-tuned models write for three words each."""
+    lines = []
+    for (task, steps), methods in groups(rows).items():
+        first = next(iter(methods.values()))[0]
+        seeds = max(map(len, methods.values()))
+        lines += [
+            f"{task}: {steps} steps of {first['batch_size']} words, {seeds} seed{'s'[: seeds > 1]}; before: "
+            f"exact match {first['exact_before']:.3f}, loss {first['loss_before']:.2f} nats a letter, "
+            f"old tasks {first['old_before']:.3f}",
+            HEAD,
+        ]
+        lines += [line(name, seeds_of) for name, seeds_of in methods.items()]
+        lines += ["", *examples(methods), ""]
+    return "\n".join(lines)
+
+
+def line(name, rows):
+    """One method's line: means over seeds, exact match with its range."""
+    first, (exact, low, high) = rows[0], spread(rows, "exact")
+    shown = f"{exact:.3f}" + (f" ±{(high - low) / 2:.3f}" if len(rows) > 1 else "")
+    merges = f"yes ({max(r['merge_difference'] for r in rows):.0e})" if first["mergeable"] else "no"
+    return (
+        f"{name:<16}{first['trainable']:>10,}{first['percent']:>8.2f}{first['lr']:>8.2g}{shown:>15}"
+        f"{mean(rows, 'loss'):>8.3f}{mean(rows, 'old'):>11.3f}{mean(rows, 'old_detached'):>10.3f}"
+        f"{1e3 * mean(rows, 'seconds_per_step'):>9.1f}{first['tape_bytes'] / 1e6:>9.2f}"
+        f"{first['file_bytes'] / 1e3:>9.1f}  {merges}"
+    )
+
+
+def examples(methods):
+    """For each method what it writes for a few words: 'swim → imsway', with ✗ where that is wrong."""
+    for name, rows in methods.items():
+        shown = [f"{w} → {a or '(nothing)'}{'' if right else ' ✗'}" for w, a, right in rows[0]["examples"]]
+        yield f"  {name:<14}{',  '.join(shown)}"

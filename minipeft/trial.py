@@ -1,0 +1,148 @@
+"""One fine-tuning run, measured: everything that `compare` tells about a method on a task.
+
+A Trial is a few plain values and `measure` a function of it alone, so trials run anywhere, in any order.
+"""
+
+import functools
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass
+
+from .autograd import no_grad, tape_arrays
+from .backend import np, to_numpy
+from .checkpoint import load_base, save_adapter
+from .data import END, PRETRAINING, Task, decode, encode
+from .errors import unknown
+from .generate import generate
+from .peft import METHODS, adapters, attach, detach, merge, unmerge
+from .train import evaluate, fit
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method on a task: for how many steps, at which learning rate, from which seed.
+
+    words: how many words of the split to score; old tasks are scored on a quarter as many each.
+    """
+
+    task: str
+    method: str
+    steps: int
+    lr: float
+    seed: int = 0
+    batch_size: int = 32
+    split: str = "test"
+    words: int = 300
+
+    def __post_init__(self):
+        Task(self.task)
+        if self.method not in METHODS:
+            raise ValueError(unknown("method", self.method, METHODS))
+
+
+def tune(trial):
+    """Train, and return the Score on the trial's split as a dict: what choosing a learning rate needs."""
+    model, task = load_base(), Task(trial.task)
+    attach(model, METHODS[trial.method](), rng=trial.seed)
+    try:
+        train(model, task, trial)
+    except FloatingPointError:
+        return {"loss": float("inf"), "exact": 0.0}  # this rate is too high
+    return asdict(evaluate(model, task.examples(trial.split, trial.words)))
+
+
+def train(model, task, trial):
+    """`fit` as every trial calls it, so that all methods see the same batches in the same order."""
+    return fit(
+        model,
+        task,
+        trial.steps,
+        trial.batch_size,
+        trial.lr,
+        seed=trial.seed,
+        label=f"{trial.task} {trial.method}",
+    )
+
+
+def measure(trial):
+    """All that is told about a trial, as a JSON object; sizes in bytes, times in seconds, loss in nats."""
+    model, task = load_base(), Task(trial.task)
+    examples = task.examples(trial.split, trial.words)
+    before, plain = evaluate(model, examples), logits(model, examples)
+    adapter = attach(model, METHODS[trial.method](), rng=trial.seed)
+    history = train(model, task, trial)
+    after = evaluate(model, examples)
+    row = asdict(trial) | {
+        "trainable": adapter.count,
+        "percent": 100 * adapter.count / model.config.size,
+        "exact_before": before.exact,
+        "exact": after.exact,
+        "loss_before": before.loss,
+        "loss": after.loss,
+        "old_before": old_tasks(trial.words),
+        "old": remembered(model, trial.words),
+        "seconds_per_step": statistics.median(history.seconds),
+        "tape_bytes": tape_bytes(model, task.train, trial),
+        "file_bytes": file_bytes(model, adapter.name),
+        "mergeable": adapter.method.folds,
+        "merge_difference": merge_difference(model, adapter, examples),
+        "examples": answers(model, trial),
+        "curve": [round(loss, 4) for loss in history.loss],
+    }
+    detach(model, adapter.name)
+    row["old_detached"] = remembered(model, trial.words)
+    row["detached_is_base"] = bool((logits(model, examples) == plain).all())
+    return row
+
+
+def logits(model, examples):
+    """Logits of the first 32 examples, as a NumPy array."""
+    with no_grad():
+        return to_numpy(model(examples.take(np.arange(min(32, len(examples))))[0]).data)
+
+
+def remembered(model, words):
+    """Exact match on the pretraining tasks, the mean of all."""
+    scores = [evaluate(model, Task(name).examples("test", max(1, words // 4))) for name in PRETRAINING]
+    return statistics.fmean(score.exact for score in scores)
+
+
+@functools.cache
+def old_tasks(words):
+    """Exact match of the shipped backbone on the pretraining tasks."""
+    return remembered(load_base(), words)
+
+
+def tape_bytes(model, examples, trial):
+    """Bytes that the tape of one training step holds, the parameters themselves left out."""
+    owned = {id(p.data) for p in model.parameters()}
+    owned |= {id(p.data) for a in adapters(model).values() for p in a.parameters()}
+    loss = model.loss(*examples.batch(0, trial.batch_size, trial.seed))
+    return sum(a.nbytes for a in tape_arrays(loss) if id(a) not in owned)
+
+
+def file_bytes(model, name):
+    """Size of the file that keeps the adapter's numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        return (save_adapter(model, name, folder) / "adapter_model.safetensors").stat().st_size
+
+
+def merge_difference(model, adapter, examples):
+    """The largest change of any logit by merging; None for a method that cannot merge."""
+    if not adapter.method.folds:
+        return None
+    attached = logits(model, examples)
+    receipt = merge(model, adapter.name)
+    merged = logits(model, examples)
+    unmerge(receipt)
+    return float(np.abs(merged - attached).max())
+
+
+def answers(model, trial, n=3):
+    """What the model writes for a few words of the split: [[lemma, answer, whether it is right], …]."""
+    pairs = Task(trial.task).pairs(trial.split)
+    pairs = [pairs[(2 * i + 1) * len(pairs) // (2 * n)] for i in range(n)]
+    written = generate(model, [encode(trial.task, lemma) for lemma, _ in pairs], 30, stop=END)
+    answers = map(decode, written)
+    return [[lemma, a, a == right] for (lemma, right), a in zip(pairs, answers, strict=True)]
+

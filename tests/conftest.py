@@ -1,0 +1,19 @@
+"""Hypothesis profiles: `dev` by default, `ci` derandomised, `thorough` with ten times the examples.
+
+    pytest --profile ci            pytest --profile thorough
+"""
+
+from hypothesis import HealthCheck, settings
+
+CALM = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+settings.register_profile("dev", max_examples=15, **CALM)
+settings.register_profile("ci", max_examples=15, derandomize=True, **CALM)
+settings.register_profile("thorough", max_examples=150, **CALM)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--profile", default="dev", choices=("dev", "ci", "thorough"))
+
+
+def pytest_configure(config):
+    settings.load_profile(config.getoption("--profile"))
