@@ -1,6 +1,7 @@
-"""minipeft: parameter-efficient fine-tuning in plain NumPy, to be read.
+"""Parameter-efficient fine-tuning in plain NumPy, to be read.
 
 import minipeft as mp
+
 model = mp.load_base()
 mp.attach(model, mp.LoRA(r=8), name="pig-latin")
 mp.fit(model, mp.Task("pig-latin"))
@@ -19,15 +20,22 @@ from .checkpoint import (
 from .config import Config
 from .data import Examples, Task
 from .generate import generate
+from .history import History, Score
 from .nn import Parameter
 from .peft import (
     METHODS,
     Adapter,
     Bottleneck,
+    Compacter,
     Full,
+    LlamaAdapter,
     LoRA,
+    Parallel,
+    Pfeiffer,
     Prefix,
     Prompt,
+    PTuning,
+    PTuningV2,
     adapters,
     attach,
     detach,
@@ -37,7 +45,16 @@ from .peft import (
     unmerge,
     use,
 )
-from .train import History, evaluate, fit
+from .train import evaluate, fit
 from .transformer import Transformer
+
+__all__ = [
+    "METHODS", "Adapter", "Bottleneck", "Compacter", "Config", "Examples", "Full", "History",
+    "LlamaAdapter", "LoRA", "PTuning", "PTuningV2", "Parallel", "Parameter", "Pfeiffer",
+    "Prefix", "Prompt", "Score", "Task", "Tensor", "Transformer",
+    "adapters", "attach", "detach", "disabled", "dtype", "evaluate", "fingerprint", "fit",
+    "generate", "in_use", "load_adapter", "load_base", "load_model", "merge", "no_grad",
+    "save_adapter", "save_model", "unmerge", "use",
+]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -34,8 +34,13 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f".{name}", __package__)
-        command = commands.add_parser(name, help=text, description=module.__doc__, allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=module.__doc__,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.arguments(command)
         command.set_defaults(run=module.main, parser=command)
     given = sys.argv[1:] if arguments is None else arguments
@@ -48,12 +53,16 @@ def main(arguments=None):
     if rest:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return options.run(options)
+        options.run(options)
+        return 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"minipeft {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"minipeft {options.command}: interrupted; what is finished was kept", file=sys.stderr)
+        print(
+            f"minipeft {options.command}: interrupted; what is finished was kept",
+            file=sys.stderr,
+        )
         return 130
 
 

@@ -10,9 +10,9 @@ An operation computes its value with plain arrays and calls `record` with one ed
             (y, lambda g: g * a),
         )
 
-`record` keeps only the edges whose operand needs a gradient. An edge to a frozen weight is dropped
-and with it the closure that held the layer's input: the input is not kept, the weight's gradient is
-never computed, and below the first trainable number no tape exists. That is where
+`record` keeps only the edges whose operand needs a gradient. An edge to a frozen weight is
+dropped and with it the closure that held the layer's input: the input is not kept, the weight's
+gradient is never computed, and below the first trainable number no tape exists. That is where
 parameter-efficient fine-tuning saves.
 
 A Node is apart from its array, so an array lives only while somebody's derivative needs it.
@@ -32,7 +32,7 @@ _numbers = itertools.count()
 
 
 class Node:
-    """One value on the tape: where its gradient goes next, and for a leaf the gradient itself."""
+    """One value on the tape: where its gradient goes next; for a leaf, the gradient itself."""
 
     __slots__ = ("__weakref__", "edges", "grad", "number", "shape")
 
@@ -58,7 +58,7 @@ class Tensor:
 
     @property
     def grad(self):
-        """The gradient left here by `backward`; None before that, and always for a frozen tensor."""
+        """The gradient left here by `backward`; None before that, and for a frozen tensor."""
         return self.node.grad if self.node is not None else None
 
     @grad.setter
@@ -75,21 +75,24 @@ class Tensor:
 
     @property
     def shape(self):
+        """The length of each axis."""
         return self.data.shape
 
     @property
     def dtype(self):
+        """The type of the numbers."""
         return self.data.dtype
 
     @property
     def ndim(self):
+        """The number of axes."""
         return self.data.ndim
 
     def __len__(self):
         return len(self.data)
 
     def item(self):
-        """The only number of a one-element tensor, as a Python float (copies to the host)."""
+        """The number in a one-element tensor, as a Python float (copied to the host)."""
         return float(self.data)
 
     def backward(self):
@@ -106,14 +109,14 @@ def value(x):
 
 
 def needs_gradient(*operands):
-    """Whether `record` would keep an edge to any of these operands now."""
+    """Whether `record` would now keep an edge to any of these operands."""
     return _recording.get() and any(
         isinstance(x, Tensor) and x.node is not None for x in operands
     )
 
 
 def record(result, *edges):
-    """Wrap an op's result; remember an edge (operand, vjp) for each operand that needs a gradient.
+    """Wrap an op's result; keep the edges (operand, vjp) to operands that need a gradient.
 
     A vjp takes the gradient g of the result, never writes into it, and returns the operand's
     gradient, which may still carry broadcast axes: backward sums those away.
@@ -125,7 +128,7 @@ def record(result, *edges):
 
 
 def once(vjp):
-    """A part of a derivative that several edges of one op need: computed by the first that asks."""
+    """A part of a derivative that several edges of one op share, computed only once."""
     memo = []
 
     def shared(g):
@@ -169,9 +172,7 @@ def backward(loss):
         node = heapq.heappop(heap)[1]
         g = pending.pop(node)
         if node.edges is None:
-            raise RuntimeError(
-                "this tape was already used by a backward; compute the loss again"
-            )
+            raise RuntimeError("this tape was already used; compute the loss again")
         if not node.edges:  # a leaf
             node.grad = g if node.grad is None else node.grad + g
             continue
@@ -200,12 +201,13 @@ def unbroadcast(g, shape):
     return g.sum(axis=stretched, keepdims=True) if stretched else g
 
 
-def tape_arrays(loss):
-    """The buffers that the tape behind `loss` keeps alive, each once, as a list of arrays.
+def tape_arrays(loss, parameters=()):
+    """The arrays that the tape behind `loss` keeps alive, each buffer once.
 
-    Walks from the loss to the leaves and looks into the closures of the derivatives. Weights are
-    among them: leave out those you own to get the activations.
+    Walks from the loss to the leaves and looks into the closures of the derivatives. Those of
+    the `parameters` are left out: what remains are activations.
     """
+    owned = {id(owner(p.data)) for p in parameters}
     buffers, seen, todo = {}, set(), [loss.node]
     while todo:
         thing = todo.pop()
@@ -216,9 +218,14 @@ def tape_arrays(loss):
             for source, vjp in thing.edges or ():
                 todo += source, vjp
         elif isinstance(thing, xp.ndarray):
-            while isinstance(thing.base, xp.ndarray):
-                thing = thing.base
-            buffers[id(thing)] = thing
+            buffers[id(owner(thing))] = owner(thing)
         else:  # a derivative, or a function that it shares with others
             todo += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
-    return list(buffers.values())
+    return [buffer for key, buffer in buffers.items() if key not in owned]
+
+
+def owner(a):
+    """The array whose memory a view looks into; an array that is no view is its own."""
+    while isinstance(a.base, xp.ndarray):
+        a = a.base
+    return a

@@ -1,6 +1,6 @@
 """The one door to array libraries.
 
-    xp    computes: NumPy, or CuPy on a GPU; chosen once, at import, by MINIPEFT_BACKEND=numpy|cupy
+    xp    computes: NumPy, or CuPy on a GPU; MINIPEFT_BACKEND=numpy|cupy chooses, at import
     np    always the host's NumPy: token ids, random draws, files, plots
 
 Random numbers are drawn on the host and copied, so both backends start from the same bits.
@@ -24,10 +24,10 @@ else:
 
 
 def keep_freed_pages():
-    """Ask glibc to keep freed memory instead of giving it back to the kernel after every step.
+    """Ask glibc to keep freed memory instead of giving it back to the kernel every step.
 
-    Arrays of over 128 kB would otherwise be mapped, zeroed and faulted in anew each time, which costs
-    as much as the arithmetic. Other C libraries are left as they are.
+    Arrays of over 128 kB would otherwise be mapped, zeroed and faulted in anew each time, which
+    costs as much as the arithmetic. Other C libraries are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -39,24 +39,24 @@ def keep_freed_pages():
 
 keep_freed_pages()
 
-_dtype = ContextVar("dtype", default=np.dtype("float32"))
+_precision = ContextVar("precision", default="float32")
 
 
 def default_dtype():
     """The floating-point type that new parameters and arrays get: float32 unless changed."""
-    return _dtype.get()
+    return np.dtype(_precision.get())
 
 
 @contextlib.contextmanager
 def dtype(name):
     """Create everything inside the block in another precision: `with dtype("float64"): …`."""
-    if np.dtype(name) not in (np.dtype("float32"), np.dtype("float64")):
+    if str(name) not in ("float32", "float64"):
         raise ValueError(f"dtype {name!r} is not supported; use 'float32' or 'float64'")
-    token = _dtype.set(np.dtype(name))
+    token = _precision.set(str(name))
     try:
         yield
     finally:
-        _dtype.reset(token)
+        _precision.reset(token)
 
 
 def array(values):

@@ -3,8 +3,8 @@
     base/     config.json           model.safetensors
     adapter/  adapter_config.json   adapter_model.safetensors      what was trained, and nothing else
 
-An adapter's file carries its own configuration and the fingerprint of the base it was trained on, so a
-wrong base is an error, never a wrong answer.
+An adapter's file carries its own configuration and the fingerprint of the base it was trained on,
+so a wrong base is an error, never a wrong answer.
 """
 
 import hashlib
@@ -18,18 +18,17 @@ from .config import Config
 from .errors import unknown
 from .files import numbers_in, own_config, read_arrays, read_json, write_arrays, write_json
 from .peft import METHODS
-from .peft.base import base_parameters, find, install, prepare, use
+from .peft.attaching import install, prepare, use
+from .peft.base import base_parameters, find
 from .transformer import Transformer
 
-HF_NAMES = {
-    "lora_A": "lora_A.weight",
-    "lora_B": "lora_B.weight",
-}  # ours: theirs, at the end of a path
+# our name of an array at the end of a path: HF PEFT's
+HF_NAMES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
 ABOUT = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
 
 
 def save_model(model, folder):
-    """Write the base of a model (adapters aside) to folder/config.json and folder/model.safetensors."""
+    """Write the base of a model, adapters aside, to config.json and model.safetensors."""
     arrays = {path: p.data for path, p in base_parameters(model)}
     config = asdict(model.config) | {"dtype": str(model.wte.weight.dtype)}
     write_arrays(Path(folder) / "model.safetensors", arrays, {"config": json.dumps(config)})
@@ -43,9 +42,7 @@ def load_model(folder):
     precision = values.pop("dtype", "float32")
     config = Config.from_dict(values)
     if (found := numbers_in(path)) != config.size:
-        raise ValueError(
-            f"{path} holds {found:,} numbers, its configuration describes {config.size:,}"
-        )
+        raise ValueError(f"{path} holds {found:,} numbers, its config needs {config.size:,}")
     with dtype(precision):
         model = Transformer(config, rng=0)
     parameters = dict(model.named_parameters())
@@ -61,9 +58,9 @@ def load_base():
 
 
 def save_adapter(model, name, folder):
-    """Write what one adapter trained, and what it was trained on, to a folder; returns the folder.
+    """Write what one adapter trained, and the base's fingerprint, to a folder; returns it.
 
-    A network that only made other numbers (the MLP of prefix tuning) is folded away.
+    A network that only makes other numbers, such as prefix tuning's, is folded away.
     """
     adapter = find(model, name)
     method = adapter.method.folded()
@@ -83,23 +80,24 @@ def save_adapter(model, name, folder):
 
 
 def load_adapter(model, folder, name=None):
-    """Attach an adapter from a folder under a name (default: the folder's) and use it; returns it.
+    """Attach an adapter from a folder under a name (default: the folder's); use and return it.
 
-    Raises ValueError, and leaves the model as it was, if the files are damaged or do not fit the model,
-    or if the base is not the one that the adapter was trained on.
+    Raises ValueError, and leaves the model as it was, if the files are damaged or do not fit the
+    model, or if the base is not the one that the adapter was trained on.
     """
     path = Path(folder) / "adapter_model.safetensors"
     values = own_config(path, read_json(Path(folder) / "adapter_config.json"), "config")
     method, about = method_of(values)
+    method = method.folded()  # files of HF PEFT name the network that they do not hold
     if (found := numbers_in(path)) != method.count(model.config):
         raise ValueError(
-            f"{path} holds {found:,} numbers, {method} trains {method.count(model.config):,} on this model; "
-            "it was saved for another model or method"
+            f"{path} holds {found:,} numbers, {method} trains {method.count(model.config):,} "
+            "on this model; it was saved for another model or method"
         )
     if about.get("base_fingerprint") not in (None, fingerprint(model)):
         raise ValueError(
             f"{folder} was trained on the base {about['base_fingerprint'][:12]}…, this one is "
-            f"{fingerprint(model)[:12]}…; load it on the base it belongs to (unmerge what was merged)"
+            f"{fingerprint(model)[:12]}…; load it on its own base (unmerge what was merged)"
         )
     adapter = prepare(model, method, name or Path(folder).name)
     parameters = {hf_name(key): p for key, p in adapter.named_parameters()}
@@ -112,7 +110,7 @@ def load_adapter(model, folder, name=None):
 
 
 def hf_name(path):
-    """Our path of an adapter's array in HF PEFT's words: base_model.model.….q_proj.lora_A.weight."""
+    """HF PEFT's name for an array of ours: base_model.model.….q_proj.lora_A.weight."""
     module, _, name = path.rpartition(".")
     if module == "start":
         return name
@@ -131,7 +129,7 @@ def method_of(values):
 
 
 def fingerprint(model):
-    """A SHA-256 over the names, shapes and bytes of the base's parameters, as a hexadecimal string."""
+    """SHA-256 over names, shapes and bytes of the base's parameters, in hexadecimal."""
     digest = hashlib.sha256()
     for path, p in sorted(base_parameters(model)):
         digest.update(f"{path} {p.shape} {p.dtype}".encode())

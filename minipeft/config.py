@@ -1,27 +1,28 @@
 """The sizes of a transformer, and what follows from them without building one."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 
 from .errors import unknown
 
 CHOICES = {"norm": ("layer", "rms"), "position": ("learned", "rope"), "mlp": ("gelu", "swiglu")}
+RANGES = {"dropout": (0, 1), "norm_eps": (0, 1), "rope_theta": (1, 1e12), "init_std": (0, 10)}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes and choices of a transformer. Defaults are GPT-2's shape; `llama` gives the other.
+    """The sizes and choices of a transformer: GPT-2's shape by default, or Llama's.
 
-    kv_heads: heads of keys and values, a divisor of heads (default: heads).
-    ffn: width of the MLP (default: 4 · width).  context: the most slots a sequence may take.
+    Raises ValueError for sizes that are no whole numbers ≥ 1 or cannot be divided as needed, for
+    a choice that does not exist, and for a number out of its range.
     """
 
     vocab: int
-    context: int
+    context: int  # the most slots a sequence may take
     width: int
     layers: int
     heads: int
-    kv_heads: int | None = None
-    ffn: int | None = None
+    kv_heads: int | None = None  # heads of keys and values, a divisor of heads; None: heads
+    ffn: int | None = None  # width of the MLP; None: 4 · width
     norm: str = "layer"  # or "rms"
     position: str = "learned"  # or "rope"
     mlp: str = "gelu"  # or "swiglu"
@@ -45,55 +46,58 @@ class Config:
 
     @classmethod
     def from_dict(cls, values):
-        """A Config from a JSON object; an unknown key is an error that names the nearest known ones."""
+        """A Config from a JSON object; ValueError for keys that are unknown or missing."""
         names = [field.name for field in fields(cls)]
         for key in values:
             if key not in names:
                 raise ValueError(unknown("config key", key, names))
+        for field in fields(cls):
+            if field.default is MISSING and field.name not in values:
+                raise ValueError(f"the config has no {field.name!r}, which has no default")
         return cls(**values)
 
     def __post_init__(self):
-        object.__setattr__(
-            self, "kv_heads", self.heads if self.kv_heads is None else self.kv_heads
-        )
-        object.__setattr__(self, "ffn", 4 * self.width if self.ffn is None else self.ffn)
-        for name in ("vocab", "context", "width", "layers", "heads", "kv_heads", "ffn"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+        self._check_sizes("vocab", "context", "width", "layers", "heads")
+        if self.kv_heads is None:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.ffn is None:
+            object.__setattr__(self, "ffn", 4 * self.width)
+        self._check_sizes("kv_heads", "ffn")
+        self._check_choices()
+        for big, small in (("width", "heads"), ("heads", "kv_heads")):
+            whole, parts = getattr(self, big), getattr(self, small)
+            if whole % parts:
                 raise ValueError(
-                    f"{name} must be a whole number ≥ 1, got {getattr(self, name)!r}"
+                    f"{big} {whole} cannot be divided by {small} {parts}; "
+                    f"make {big} a multiple of {small}"
                 )
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(
+                f"RoPE turns pairs, but width / heads = {self.head_width} is odd; "
+                "choose an even quotient"
+            )
+
+    def _check_sizes(self, *names):
+        for name in names:
+            size = getattr(self, name)
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{name} must be a whole number ≥ 1, got {size!r}")
+
+    def _check_choices(self):
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ValueError(unknown(name, getattr(self, name), options))
         for name in ("bias", "tied"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        for name, least, most in (
-            ("dropout", 0, 1),
-            ("norm_eps", 0, 1),
-            ("rope_theta", 1, 1e12),
-            ("init_std", 0, 10),
-        ):
-            if (
-                not isinstance(getattr(self, name), (int, float))
-                or not least <= getattr(self, name) < most
-            ):
-                raise ValueError(
-                    f"{name} must lie in [{least}, {most}), got {getattr(self, name)!r}"
-                )
-        for big, small in (("width", "heads"), ("heads", "kv_heads")):
-            if getattr(self, big) % getattr(self, small):
-                raise ValueError(
-                    f"{big} {getattr(self, big)} cannot be divided by {small} {getattr(self, small)}; "
-                    f"make {big} a multiple of {small}"
-                )
-        if self.position == "rope" and self.head_width % 2:
-            raise ValueError(
-                f"RoPE turns pairs, but width / heads = {self.head_width} is odd; choose an even quotient"
-            )
+        for name, (least, most) in RANGES.items():
+            number = getattr(self, name)
+            if not isinstance(number, (int, float)) or not least <= number < most:
+                raise ValueError(f"{name} must lie in [{least}, {most}), got {number!r}")
 
     @property
     def head_width(self):
+        """Width of one head."""
         return self.width // self.heads
 
     def with_(self, **changes):
@@ -113,11 +117,9 @@ class Config:
         if self.mlp == "swiglu":
             block["mlp.gate_proj"] = (self.ffn, D)
         block |= {"mlp.up_proj": (self.ffn, D), "mlp.down_proj": (D, self.ffn)}
-        paths = {
-            f"blocks.{i}.{name}": shape
-            for i in range(self.layers)
-            for name, shape in block.items()
-        }
+        paths = {}
+        for i in range(self.layers):
+            paths |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
         return paths if self.tied else paths | {"lm_head": (self.vocab, D)}
 
     @property
@@ -133,7 +135,7 @@ class Config:
         layer = 2 * D * D + 2 * D * kv + (ups + 1) * D * self.ffn + 2 * norm
         if self.bias:
             layer += 2 * D + 2 * kv + ups * self.ffn + D
-        tables = self.vocab * D * (1 if self.tied else 2) + (
-            self.context * D if self.position == "learned" else 0
-        )
+        tables = self.vocab * D * (1 if self.tied else 2)
+        if self.position == "learned":
+            tables += self.context * D
         return tables + self.layers * layer + norm

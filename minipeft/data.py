@@ -2,9 +2,10 @@
 
     [past] s w i m [sep] s w a m [end]
 
-The words are common English verbs, nouns and adjectives with their inflections (words/NOTICE says where
-from). The backbone learns the tasks of PRETRAINING; DOWNSTREAM tasks have a token that it never saw.
-Lemmas, not rows, are split into train, validation and test: no form of a test word is ever trained on.
+The words are common English verbs, nouns and adjectives with their inflections (words/NOTICE
+says where from). The backbone learns the tasks of PRETRAINING; each task of DOWNSTREAM has a
+token that it never saw. Lemmas, not rows, are split into train, validation and test: no lemma of
+one split occurs in another, whatever the task.
 """
 
 import csv
@@ -35,7 +36,7 @@ class Word:
 
 
 def pig_latin(w):
-    """The consonants before the first vowel go to the end, then 'ay': swim -> imsway, apple -> appleay.
+    """The consonants before the first vowel go to the end, then 'ay': swim -> imsway.
 
     >>> pig_latin("swim"), pig_latin("yellow"), pig_latin("rhythm")
     ('imsway', 'ellowyay', 'ythmrhay')
@@ -91,9 +92,7 @@ def encode(task, lemma, target=None):
         raise ValueError(unknown("task", task, TASK_TOKENS))
     for letter in lemma + (target or ""):
         if letter not in LETTERS:
-            raise ValueError(
-                f"{letter!r} in {lemma!r} is not one of the letters a–z; use lower case"
-            )
+            raise ValueError(f"{letter!r} in {lemma!r} is no letter a–z; use lower case")
     ids = [IDS[f"[{task}]"], *(IDS[c] for c in lemma), SEP]
     return ids if target is None else [*ids, *(IDS[c] for c in target), END]
 
@@ -105,7 +104,7 @@ def decode(ids):
 
 
 class Examples:
-    """Sequences to learn from: ids (N, T) and labels (N, T), labels IGNORE where nothing is asked.
+    """Sequences to learn from: ids and labels (N, T), labels IGNORE where nothing is asked.
 
     labels[n, t] is the token that should follow ids[n, : t + 1].
     """
@@ -120,7 +119,7 @@ class Examples:
 
     @classmethod
     def of(cls, triples):
-        """From (task, lemma, target) triples; the answer and [end] are learnt, the prompt is not."""
+        """From (task, lemma, target) triples: the answer and [end] are learnt, the prompt not."""
         sequences = [(encode(*triple), len(triple[1]) + 2) for triple in triples]
         longest = max((len(ids) for ids, _ in sequences), default=0)
         ids = np.full((len(sequences), max(longest - 1, 0)), PAD)
@@ -141,7 +140,7 @@ class Examples:
         return self.ids[rows, :end], labels[:, :end]
 
     def batch(self, step, size, seed):
-        """The batch of a step: each epoch is one random order of all rows, drawn from (seed, epoch).
+        """The batch of a step: each epoch is a random order of all rows, from (seed, epoch).
 
         A pure function of its arguments, so that a run can resume anywhere.
         """
@@ -166,9 +165,17 @@ def words():
 
 
 def split_of(lemma):
-    """The split that a lemma belongs to, by a hash of its letters: 80 % train, 10 % valid, 10 % test."""
+    """The split of a lemma, by a hash of its letters: 80 % train, 10 % valid, 10 % test."""
     place = zlib.crc32(lemma.encode()) % 100
     return next(name for name, places in SPLITS.items() if place in places)
+
+
+@functools.cache
+def words_of(split):
+    """The words of a split; an unknown split is a ValueError."""
+    if split not in SPLITS:
+        raise ValueError(unknown("split", split, SPLITS))
+    return tuple(word for word in words() if split_of(word.lemma) == split)
 
 
 @dataclass(frozen=True)
@@ -184,11 +191,11 @@ class Task:
     def pairs(self, split):
         """(lemma, target) for every word of a split that has the form asked for."""
         rule = (PRETRAINING | DOWNSTREAM)[self.name]
-        found = [(word.lemma, rule(word)) for word in words() if split_of(word.lemma) == split]
+        found = [(word.lemma, rule(word)) for word in words_of(split)]
         return [(lemma, target) for lemma, target in found if target]
 
     def examples(self, split, limit=None):
-        """Examples of a split; with `limit`, that many lemmas drawn evenly over the alphabet."""
+        """Examples of a split; with `limit`, of that many lemmas spread over the alphabet."""
         pairs = self.pairs(split)
         if limit is not None and limit < len(pairs):
             pairs = [pairs[i * len(pairs) // limit] for i in range(limit)]
@@ -196,17 +203,15 @@ class Task:
 
     @property
     def train(self):
+        """All examples to train on."""
         return self.examples("train")
 
 
 def mixture():
-    """Examples of all pretraining tasks, each task given the same weight by repeating the small ones."""
-    tasks = [Task(name).pairs("train") for name in PRETRAINING]
-    most = max(map(len, tasks))
-    return Examples.of(
-        [
-            (name, *pairs[i % len(pairs)])
-            for name, pairs in zip(PRETRAINING, tasks, strict=True)
-            for i in range(most)
-        ]
-    )
+    """Examples of all pretraining tasks, the small ones repeated so that all weigh the same."""
+    tasks = {name: Task(name).pairs("train") for name in PRETRAINING}
+    most = max(map(len, tasks.values()))
+    triples = []
+    for name, pairs in tasks.items():
+        triples += [(name, *pairs[i % len(pairs)]) for i in range(most)]
+    return Examples.of(triples)

@@ -1,7 +1,7 @@
 """Arrays and JSON in files: safetensors, written whole or not at all, and checked when read.
 
-A file is written beside its place and renamed, so a crash leaves the old one whole. Arrays carry a
-checksum. Nothing here can execute code: no pickle.
+A file is written beside its place and renamed, so a crash leaves the old one whole. Arrays carry
+a checksum. Nothing here can execute code: no pickle.
 """
 
 import hashlib
@@ -16,9 +16,18 @@ from safetensors.numpy import save
 
 from .backend import np, to_numpy
 
+KINDS = {"F64": "float64", "F32": "float32"}
+DAMAGED = (  # what safetensors raises for files that are none
+    safetensors.SafetensorError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+)
+
 
 def write_bytes(path, content):
-    """Replace a file by new content, or leave it as it was: written beside it, synced, then renamed."""
+    """Replace a file by new content, or leave it as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -38,7 +47,7 @@ def write_json(path, values):
 
 
 def write_arrays(path, arrays, metadata=None):
-    """Write {name: array} and string metadata as safetensors, with a checksum of the numbers."""
+    """Write {name: array} and string metadata as safetensors, with a checksum."""
     arrays = {name: np.ascontiguousarray(to_numpy(a)) for name, a in arrays.items()}
     about = {"format": "pt", **(metadata or {}), "sha256": checksum(arrays)}
     write_bytes(path, save(arrays, metadata=about))
@@ -54,10 +63,10 @@ def checksum(arrays):
 
 
 def read_arrays(path, like):
-    """Read ({name: array}, metadata) from a safetensors file that must hold exactly the arrays `like`.
+    """Read ({name: array}, metadata) from a safetensors file of arrays exactly `like` these.
 
-    Raises ValueError if the file is damaged, or if names, shapes or types differ from those expected;
-    this is checked in the header, before any number is read.
+    Raises ValueError if the file is damaged, or if names, shapes or types are not as expected,
+    which is checked in the header before any number is read.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,24 +76,16 @@ def read_arrays(path, like):
             metadata = file.metadata() or {}
             check_header(path, {name: file.get_slice(name) for name in file.keys()}, like)
             arrays = {name: file.get_tensor(name) for name in like}
-    except (
-        safetensors.SafetensorError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); save it again"
-        ) from None
+    except DAMAGED as error:
+        raise broken(path, error) from None
     if "sha256" in metadata and metadata["sha256"] != checksum(arrays):
-        raise ValueError(
-            f"{path} is damaged: its numbers do not have the checksum it names; save it again"
-        )
+        raise ValueError(f"{path} is damaged: its checksum does not fit; save it again")
     return arrays, metadata
 
 
-KINDS = {"F64": "float64", "F32": "float32"}
+def broken(path, error):
+    """The ValueError for a file that cannot be read."""
+    return ValueError(f"{path} is not a whole safetensors file ({error}); save it again")
 
 
 def check_header(path, slices, like):
@@ -92,17 +93,17 @@ def check_header(path, slices, like):
     missing, extra = sorted(like.keys() - slices.keys()), sorted(slices.keys() - like.keys())
     if missing or extra:
         raise ValueError(
-            f"{path} does not fit: {len(missing)} arrays are missing (such as {missing[:3]}) and {len(extra)} are "
-            f"unknown (such as {extra[:3]}); it was saved for another model or method"
+            f"{path} does not fit: {len(missing)} arrays are missing (such as {missing[:3]}) "
+            f"and {len(extra)} are unknown (such as {extra[:3]}); "
+            "it was saved for another model or method"
         )
     for name, wanted in like.items():
-        shape, kind = (
-            tuple(slices[name].get_shape()),
-            KINDS.get(slices[name].get_dtype(), slices[name].get_dtype()),
-        )
+        shape, kind = tuple(slices[name].get_shape()), slices[name].get_dtype()
+        kind = KINDS.get(kind, kind)
         if shape != wanted.shape or kind != str(wanted.dtype):
             raise ValueError(
-                f"{path} does not fit: {name} is {kind} {shape}, expected {wanted.dtype} {wanted.shape}"
+                f"{path} does not fit: {name} is {kind} {shape}, "
+                f"expected {wanted.dtype} {wanted.shape}"
             )
 
 
@@ -123,24 +124,20 @@ def read_json(path):
 def own_config(path, beside, key):
     """The configuration stored with the numbers, else the JSON beside them.
 
-    The two are renamed into place one after the other: after a crash in between, the numbers' own counts.
+    The two are renamed into place one after the other: after a crash in between, the numbers'
+    own one counts.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
         own = json.loads(metadata[key]) if key in metadata else beside
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"there is no file {path}; expected a safetensors file"
-        ) from None
+        raise FileNotFoundError(f"there is no {path}; expected a safetensors file") from None
     except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}); save it again"
-        ) from None
+        raise broken(path, error) from None
     if own != beside:
-        warnings.warn(
-            f"the JSON beside {path} is from another save; using the file's own", stacklevel=3
-        )
+        text = f"the JSON beside {path} is from another save; using the file's own"
+        warnings.warn(text, stacklevel=3)
     if not isinstance(own, dict):
         raise ValueError(f"{path} carries no configuration but a {type(own).__name__}")
     return own

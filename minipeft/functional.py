@@ -1,8 +1,8 @@
-"""Fused operations: the layers of a transformer as single ops, each with its derivative beside it.
+"""Fused operations: the layers of a transformer as single ops, derivative beside value.
 
-Fused where the composition of primitives would keep more than twice the memory or be numerically
-worse; each has a slow twin made of primitives in the tests. Shapes: B batch, T queries, S keys,
-D width, H heads, K head width, V vocabulary, N rows.
+Fused where the composition of primitives would keep more than twice the memory or be less
+exact; each has a slow twin made of primitives in the tests. Shapes: B batch, T queries, S keys,
+D width, H heads, G key-value heads, K head width, V vocabulary, N rows.
 """
 
 import math
@@ -33,7 +33,7 @@ def linear(x, w, b=None):
 
 
 def embedding(w, ids):
-    """Rows of a table, ids (B, T) of w (V, D) -> (B, T, D); each gradient row is added to its token's."""
+    """Rows of a table, w (V, D) at ids (B, T) -> (B, T, D); g is added up where ids repeat."""
     table, shape = value(w), value(w).shape
 
     def scatter(g):
@@ -45,7 +45,7 @@ def embedding(w, ids):
 
 
 def dropout(x, p, rng):
-    """Zero each number with probability p and divide the rest by 1 − p; g passes through the same mask.
+    """Zero each number with probability p, divide the rest by 1 − p; g passes the same mask.
 
     The mask is drawn on the host from `rng`; the expectation over masks is x.
     """
@@ -56,10 +56,12 @@ def dropout(x, p, rng):
 
 
 def gelu(x):
-    """Gaussian error linear unit, tanh form: y = x (1 + t) / 2, t = tanh(√(2/π) (x + 0.044715 x³)).
+    """Gaussian error linear unit: y = x (1 + t) / 2 with t = tanh(√(2/π) (x + 0.044715 x³)).
 
-    dy/dx = (1 + t) / 2 + x (1 − t²) √(2/π) (1 + 3 · 0.044715 x²) / 2 is computed at once when it will
-    be needed, so one array is kept instead of four.  Hendrycks & Gimpel 2016, arXiv:1606.08415
+    dy/dx = (1 + t) / 2 + x (1 − t²) √(2/π) (1 + 3 · 0.044715 x²) / 2 is computed at once when
+    it will be needed, so one array is kept instead of four.
+
+    Hendrycks & Gimpel 2016, arXiv:1606.08415
     """
     a, c = value(x), math.sqrt(2.0 / math.pi)
     aa = a * a
@@ -85,7 +87,7 @@ def gelu(x):
 
 
 def silu(x):
-    """y = x σ(x); dy/dx = σ(x) (1 + x (1 − σ(x))), computed at once when needed, one array kept.
+    """y = x σ(x); dy/dx = σ(x) (1 + x (1 − σ(x))), computed at once when it will be needed.
 
     Elfwing et al. 2017, arXiv:1702.03118
     """
@@ -104,7 +106,7 @@ def silu(x):
 def layer_norm(x, gain, bias, eps):
     """y = gain · n + bias with n = (x − mean) / √(var + eps) over the last axis.
 
-    With h = g · gain:  dx = (h − mean(h) − n mean(h n)) / √(var + eps),  dgain = Σ g n,  dbias = Σ g.
+    dx = (h − mean(h) − n mean(h n)) / √(var + eps), h = g · gain;  dgain = Σ g n, dbias = Σ g.
     Ba et al. 2016, arXiv:1607.06450
     """
     a, weight = value(x), value(gain)
@@ -128,7 +130,7 @@ def layer_norm(x, gain, bias, eps):
 def rms_norm(x, gain, eps):
     """y = gain · n with n = x / √(mean(x²) + eps) over the last axis.
 
-    With h = g · gain:  dx = (h − n mean(h n)) / √(mean(x²) + eps),  dgain = Σ g n.
+    dx = (h − n mean(h n)) / √(mean(x²) + eps), h = g · gain;  dgain = Σ g n.
     Zhang & Sennrich 2019, arXiv:1910.07467
     """
     a, weight = value(x), value(gain)
@@ -145,17 +147,13 @@ def rms_norm(x, gain, eps):
 
 
 def _mean_product(a, b):
-    """Mean of a · b over the last axis, kept as an axis of length 1, without holding the product."""
+    """Mean of a · b over the last axis, (…, D) -> (…, 1), without holding the product."""
     return (a[..., None, :] @ b[..., :, None])[..., 0] * (1.0 / a.shape[-1])
 
 
 def softmax(x, mask=None):
-    """p = eˣ / Σ eˣ over the last axis, of x + mask if a mask of 0 and large negatives is given.
-
-    dx = p · (g − Σ g p): only p is kept.
-    """
-    p = value(x) + mask if mask is not None else value(x).copy()
-    p = _softmax_in_place(p)
+    """p = eˣ / Σ eˣ over the last axis, of x + mask if given; dx = p · (g − Σ g p)."""
+    p = _softmax_in_place(value(x) + (0.0 if mask is None else mask))
 
     def dx(g):
         return p * (g - (g * p).sum(axis=-1, keepdims=True))
@@ -173,9 +171,9 @@ def _softmax_in_place(p):
 def attention(q, k, v, mask):
     """Scaled dot-product attention, o = softmax(q kᵀ / √K + mask) v.
 
-    q (B, H, T, K), k and v (B, G, S, K) with H a multiple of G: H / G query heads share a key head.
-    With p the probabilities and dp = g vᵀ:  dv = pᵀ g,  ds = p · (dp − Σ dp p) / √K,  dq = ds k,
-    dk = dsᵀ q. One op, because the scores can then be turned into p in place.
+    q (B, H, T, K), k and v (B, G, S, K), where H / G query heads share a key head.
+    With p the probabilities and dp = g vᵀ:  dv = pᵀ g,  ds = p · (dp − Σ dp p) / √K,
+    dq = ds k,  dk = dsᵀ q. One op, because the scores can then become p in place.
     Vaswani et al. 2017, section 3.2.1, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245
     """
     (B, H, T, K), (G, S) = value(q).shape, value(k).shape[1:3]
@@ -203,9 +201,9 @@ def attention(q, k, v, mask):
 
 
 def rope(x, cos, sin):
-    """Rotary positions: turn the pairs (i, i + K/2) of x (…, T, K) by the angle given for each token.
+    """Rotary positions: turn the pairs (i, i + K/2) of x (…, T, K) by each token's angles.
 
-    y = x · cos + (−x₂, x₁) · sin with cos and sin (…, T, K/2); a gradient is turned back by −angle.
+    y = x · cos + (−x₂, x₁) · sin with cos and sin (…, T, K/2); a gradient is turned back.
     Su et al. 2021, arXiv:2104.09864, pairs as in the Llama checkpoints on Hugging Face
     """
 
@@ -221,23 +219,17 @@ def rope(x, cos, sin):
 
 
 def cross_entropy(logits, labels, count=None):
-    """Mean of −log softmax(logits)[label] in nats, logits (…, V), labels (…) with IGNORE left out.
+    """Mean of −log softmax(logits)[label] in nats, logits (…, V), labels (…) or IGNORE.
 
-    The sum is divided by `count`, the number of labels that take part unless given (micro-batches
-    of one batch are given the whole batch's).  dlogits = (p − onehot(label)) / count.
+    The sum is divided by `count`, which parts of one batch are given for the whole; by default
+    the number of labels that take part.  dlogits = (p − onehot(label)) / count.
     """
-    targets = np.asarray(labels).reshape(-1)
-    rows = np.flatnonzero(targets != IGNORE)
-    targets = xp.asarray(targets[rows])
-    count = len(rows) if count is None else count
-    a = value(logits)
-    shape = a.shape
-    chosen = (
-        a.reshape(-1, shape[-1])[xp.asarray(rows)] if len(rows) < a.size // shape[-1] else None
-    )
-    z = (
-        a.reshape(-1, shape[-1]) - 0.0 if chosen is None else chosen
-    )  # (N, V), a copy either way
+    labels, a = np.asarray(labels).reshape(-1), value(logits)
+    asked = np.flatnonzero(labels != IGNORE)
+    count = len(asked) if count is None else count
+    rows, targets = xp.asarray(asked), xp.asarray(labels[asked])
+    shape, flat = a.shape, a.reshape(-1, a.shape[-1])
+    z = flat[rows]  # (N, V), a copy
     z -= z.max(axis=-1, keepdims=True)
     n = xp.arange(len(rows))
     picked = z[n, targets]
@@ -249,10 +241,8 @@ def cross_entropy(logits, labels, count=None):
         p = z / total
         p[n, targets] -= 1.0
         p *= g * (1.0 / count)
-        if chosen is None:
-            return p.reshape(shape)
-        dx = xp.zeros((a.size // shape[-1], shape[-1]), dtype=p.dtype)
-        dx[xp.asarray(rows)] = p
-        return dx.reshape(shape)
+        dx = xp.zeros(shape, dtype=p.dtype)
+        dx.reshape(-1, shape[-1])[rows] = p
+        return dx
 
     return record(loss, (logits, dlogits))

@@ -1,4 +1,4 @@
-"""Writing text with a model, one token at a time, reading the past from a cache of keys and values."""
+"""Writing with a model, one token at a time; the past is read from a cache."""
 
 from .autograd import no_grad
 from .backend import np, to_numpy
@@ -7,17 +7,18 @@ from .backend import np, to_numpy
 def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=None, rng=None):
     """Continue each prompt by up to `max_new` tokens; returns a list of lists of new token ids.
 
-    prompts: lists of token ids, of any lengths (shorter ones are padded on the left, and do not notice).
-    temperature 0 takes the likeliest token; otherwise tokens are drawn, with `rng` (a seed or Generator),
-    from softmax(logits / temperature), restricted to the `top_k` likeliest if given.
-    A row ends with the token `stop`, which is kept.
+    prompts: lists of token ids, of any lengths; shorter ones are padded on the left, unnoticed.
+    temperature: 0 takes the likeliest token; otherwise one is drawn, with `rng` (a seed or a
+    Generator), from softmax(logits / temperature) over the `top_k` likeliest, or over all.
+    stop: a row ends with this token, which is kept.
     """
     prompts = [list(prompt) for prompt in prompts]
     if not prompts or not all(prompts):
         raise ValueError("generate needs at least one prompt, and each with at least one token")
     if temperature < 0 or (top_k is not None and top_k < 1) or max_new < 1:
         raise ValueError(
-            f"need temperature ≥ 0, top_k ≥ 1 and max_new ≥ 1, got {temperature}, {top_k} and {max_new}"
+            "generate needs temperature ≥ 0, top_k ≥ 1 and max_new ≥ 1, "
+            f"got {temperature}, {top_k} and {max_new}"
         )
     rng = np.random.default_rng(rng)
     T = max(map(len, prompts))

@@ -1,7 +1,7 @@
 """Layers: parameters in a tree of modules, and the Site, a function that others may change.
 
-A Module finds its parameters by looking at its own attributes, in the order they were set: modules,
-parameters, and lists or dicts of modules. Weights are (out, in), as in PyTorch.
+A Module finds its parameters by looking at its own attributes, in the order they were set:
+modules, parameters, and lists or dicts of modules. Weights are (out, in), as in PyTorch.
 """
 
 import contextlib
@@ -40,6 +40,10 @@ class Module:
     def __call__(self, *args, **options):
         return self.forward(*args, **options)
 
+    def forward(self, *args):
+        """What calling the module computes; the docstring of its class says what that is."""
+        raise NotImplementedError
+
     def children(self):
         """(name, Module or Parameter) for each part held directly."""
         for name, part in vars(self).items():
@@ -50,7 +54,7 @@ class Module:
                 yield from ((f"{name}.{key}", m) for key, m in items if isinstance(m, Module))
 
     def named_modules(self, prefix=""):
-        """(path, Module) for this module and all below, parents first: 'blocks.0.attn.q_proj'."""
+        """(path, Module) for this one and all below, parents first: 'blocks.0.attn.q_proj'."""
         yield prefix, self
         for name, part in self.children():
             if isinstance(part, Module):
@@ -76,7 +80,7 @@ class Module:
 
     @contextlib.contextmanager
     def training(self, rng):
-        """Drop out, drawing masks from `rng`, inside the block; everywhere else nothing is dropped."""
+        """Inside the block Dropout drops, by masks drawn from `rng`; elsewhere it does not."""
         drops = [m for _, m in self.named_modules() if isinstance(m, Dropout)]
         for drop in drops:
             drop.rng = rng
@@ -94,10 +98,10 @@ class Module:
 
 
 class Site(Module):
-    """A module whose function f may be replaced by Δ(f), without its parameters being renamed.
+    """A module whose function f may be replaced by Δ(f); its parameters keep their names.
 
-    `deltas` holds what is attached here, by name; `active` the (delta, rows) pairs now in use,
-    innermost first. With rows, a boolean array (B,), only those rows of the batch see the delta.
+    `deltas` holds what is attached here, by name; `active` the (delta, rows) pairs in use,
+    innermost first. With rows, a boolean array (B,), only these rows of a batch see the delta.
     """
 
     def __init__(self):
@@ -119,12 +123,13 @@ class Site(Module):
         return self.mix(rows, delta(remembered, *args), without)
 
     def mix(self, rows, with_delta, without):
-        """Take the chosen rows of one result (B, T, D) and the others of another."""
+        """Take the chosen rows of one result (B, …) and the others of another."""
         if len(rows) != len(without):
             raise ValueError(
                 f"adapters were chosen for {len(rows)} rows, the batch has {len(without)}"
             )
-        return where(xp.asarray(rows)[:, None, None], with_delta, without)
+        chosen = xp.asarray(rows).reshape(-1, *[1] * (without.ndim - 1))
+        return where(chosen, with_delta, without)
 
 
 class Linear(Site):
@@ -140,7 +145,7 @@ class Linear(Site):
 
 
 class Embedding(Site):
-    """Rows of a table for token ids, (B, T) -> (B, T, D), weight (V, D) drawn from N(0, std²)."""
+    """Rows of a table for token ids, (B, T) -> (B, T, D), weight (V, D) from N(0, std²)."""
 
     def __init__(self, n, width, rng, std=0.02):
         super().__init__()
@@ -151,7 +156,7 @@ class Embedding(Site):
 
 
 class LayerNorm(Module):
-    """Each token's vector to mean 0 and variance 1, then gain · x + bias, (…, D) -> (…, D)."""
+    """Each token's vector to mean 0 and variance 1, then gain · x + bias; (…, D) -> (…, D)."""
 
     def __init__(self, width, eps=1e-5):
         self.weight, self.bias = Parameter(np.ones(width)), Parameter(np.zeros(width))
@@ -162,7 +167,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Each token's vector divided by its root mean square, then gain · x, (…, D) -> (…, D)."""
+    """Each token's vector divided by its root mean square, then gain · x; (…, D) -> (…, D)."""
 
     def __init__(self, width, eps=1e-5):
         self.weight = Parameter(np.ones(width))
@@ -173,7 +178,7 @@ class RMSNorm(Module):
 
 
 class Dropout(Module):
-    """Zero a fraction p and scale the rest by 1 / (1 − p), but only while `rng` is set (see `training`)."""
+    """Zero a fraction p, scale the rest by 1 / (1 − p), but only inside `Module.training`."""
 
     def __init__(self, p):
         if not 0 <= p < 1:
@@ -185,5 +190,5 @@ class Dropout(Module):
 
 
 def kaiming_uniform(rng, n_out, n_in):
-    """(n_out, n_in) numbers from U(−1/√n_in, 1/√n_in): PyTorch's default for a Linear, a = √5."""
+    """(n_out, n_in) numbers from U(±1/√n_in), which is PyTorch's default for a Linear."""
     return rng.uniform(-1.0, 1.0, (n_out, n_in)) / math.sqrt(n_in)

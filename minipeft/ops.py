@@ -1,12 +1,14 @@
 """Primitive operations: each computes its value and says how a gradient g passes back.
 
-Operands are Tensors, arrays or Python numbers; arrays and numbers are constants. Shapes broadcast as
-in NumPy, and the engine sums a broadcast operand's gradient back to its shape. Constants are Python
-floats: a NumPy scalar would silently turn float32 into float64.
+Operands are Tensors, arrays or Python numbers; arrays and numbers are constants. Shapes
+broadcast as in NumPy, and the engine sums a broadcast operand's gradient back to its shape.
+Constants are Python floats: a NumPy scalar would silently turn float32 into float64.
 """
 
+import itertools
+
 from .autograd import Tensor, record, value
-from .backend import np, xp
+from .backend import xp
 
 
 def add(x, y):
@@ -67,7 +69,7 @@ def tanh(x):
 
 
 def sigmoid(x):
-    """1 / (1 + e⁻ˣ), computed as (1 + tanh(x/2)) / 2 so that it cannot overflow; dx = g y (1 − y)."""
+    """y = 1 / (1 + e⁻ˣ) = (1 + tanh(x/2)) / 2, which cannot overflow; dx = g y (1 − y)."""
     y = 0.5 * (1.0 + xp.tanh(0.5 * value(x)))
     return record(y, (x, lambda g: g * y * (1.0 - y)))
 
@@ -89,12 +91,10 @@ def where(condition, x, y):
 
 
 def matmul(x, y):
-    """Matrix product over the last two axes, (…, n, k) @ (…, k, m) -> (…, n, m); dx = g yᵀ, dy = xᵀ g."""
+    """Product of matrices, (…, n, k) @ (…, k, m) -> (…, n, m); dx = g yᵀ, dy = xᵀ g."""
     a, b = value(x), value(y)
     if a.ndim < 2 or b.ndim < 2:
-        raise ValueError(
-            f"matmul needs matrices, got shapes {a.shape} and {b.shape}; reshape first"
-        )
+        raise ValueError(f"matmul needs matrices, got {a.shape} @ {b.shape}; reshape first")
     return record(
         a @ b,
         (x, lambda g: g @ xp.swapaxes(b, -1, -2)),
@@ -127,7 +127,7 @@ def reshape(x, *shape):
 
 
 def transpose(x, *axes):
-    """Axes in another order, as in NumPy (all reversed if none is given); g is put back in order."""
+    """Axes in another order, all reversed if none is given; g is put back in order."""
     a = value(x)
     axes = axes or tuple(range(a.ndim))[::-1]
     back = tuple(sorted(range(a.ndim), key=axes.__getitem__))
@@ -142,27 +142,22 @@ def broadcast(x, shape):
 def concat(tensors, axis=0):
     """Tensors one after the other along an axis; each gets its own slice of g."""
     arrays = [value(x) for x in tensors]
-    ends = list(np.cumsum([a.shape[axis] for a in arrays]))
+    before = (slice(None),) * (axis % arrays[0].ndim)
+    ends = itertools.accumulate(a.shape[axis] for a in arrays)
 
-    def part(start, end):
-        index = (slice(None),) * (axis % arrays[0].ndim) + (slice(int(start), int(end)),)
-        return lambda g: g[index]
+    def part(x, end):
+        index = (*before, slice(end - value(x).shape[axis], end))
+        return x, lambda g: g[index]
 
-    edges = [
-        (x, part(*se))
-        for x, se in zip(tensors, zip([0, *ends], ends, strict=False), strict=True)
-    ]
-    return record(xp.concatenate(arrays, axis=axis), *edges)
+    return record(xp.concatenate(arrays, axis=axis), *map(part, tensors, ends))
 
 
 def getitem(x, index):
-    """x[index], by slices, integers or integer arrays; g lands there, added up where indices repeat."""
+    """x[index], by slices, integers or integer arrays; g is added up where indices repeat."""
     a = value(x)
     shape = a.shape
-    fancy = any(
-        isinstance(i, (list, xp.ndarray))
-        for i in (index if isinstance(index, tuple) else (index,))
-    )
+    parts = index if isinstance(index, tuple) else (index,)
+    fancy = any(isinstance(part, (list, xp.ndarray)) for part in parts)
 
     def scatter(g):
         dx = xp.zeros(shape, dtype=g.dtype)

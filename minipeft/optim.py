@@ -11,8 +11,10 @@ class AdamW:
         m = β₁ m + (1 − β₁) g        v = β₂ v + (1 − β₂) g²
         w = w − lr · decay · w − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)
 
-    Decay applies to matrices only: biases, gains and other vectors are left alone. A parameter without a
-    gradient is not touched.  Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101
+    Decay applies to matrices only: biases, gains and other vectors are left alone.
+    A parameter without a gradient is not touched.
+
+    Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101
     """
 
     def __init__(self, parameters, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
@@ -23,7 +25,7 @@ class AdamW:
         self.v = [xp.zeros_like(p.data) for p in self.parameters]
 
     def step(self, lr, scale=1.0):
-        """One update with learning rate `lr` by the gradients times `scale` (see `clip_scale`)."""
+        """One update at rate `lr` by the gradients times `scale` (see `clip_scale`)."""
         self.steps += 1
         b1, b2 = self.betas
         rate = lr / (1.0 - b1**self.steps)
@@ -55,12 +57,12 @@ def grad_norm(parameters):
 
 
 def clip_scale(norm, limit):
-    """What to multiply gradients of this norm by so that it does not exceed `limit` (None: no limit)."""
+    """The factor that brings gradients of this norm down to `limit`; 1 if there is no need."""
     return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
 
 
 def learning_rate(step, steps, peak, warmup):
-    """Linear rise to `peak` over `warmup` steps, then half a cosine down to zero; step counts from 0.
+    """Linear rise to `peak` over `warmup` steps, then half a cosine to zero; steps start at 0.
 
     >>> [round(learning_rate(t, 6, 1.0, 2), 2) for t in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]

@@ -1,6 +1,7 @@
-"""Every picture of the package, drawn from plain rows and numbers: the only importer of matplotlib.
+"""Every picture of the package, drawn from plain rows: the only importer of matplotlib.
 
-One colour a family of methods (Okabe & Ito's, told apart by colour-blind readers), one marker a method.
+One colour a family of methods (Okabe & Ito's, which colour-blind readers tell apart), one marker
+a method.
 """
 
 import itertools
@@ -50,7 +51,7 @@ def history(run, axes=None):
 def comparison(rows):
     """Exact match on unseen words against trainable numbers, a panel a task, a marker a method.
 
-    Whiskers span the seeds. With several budgets of steps the smaller are hollow, tied to the largest.
+    Whiskers span the seeds. Of several budgets the largest is filled, tied to the hollow others.
     """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     steps = sorted({row["steps"] for row in rows})
@@ -105,7 +106,7 @@ def tidy(axes):
 
 
 def place_labels(axes):
-    """Move each label near its point to the first of several places where it covers nothing else."""
+    """Move each label to the place nearest to its point where it covers nothing else."""
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
     taken = [around(axes.transData.transform(label.xy), 5) for label in labels]
     frame, points = axes.get_window_extent(), 72 / axes.figure.dpi
@@ -117,8 +118,9 @@ def place_labels(axes):
         taken.append(place)
         label.set_position(((place[0] - x) * points, (place[1] - y) * points))
         if abs(place[1] - y) > 2 * extent.height:  # far enough to need a line
-            axes.annotate("", label.xy, label.get_position(), textcoords="offset points",
-                          arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "grey"})  # fmt: skip
+            thin = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
+            end = label.get_position()
+            axes.annotate("", label.xy, end, textcoords="offset points", arrowprops=thin)
 
 
 def around(point, size):
@@ -127,7 +129,7 @@ def around(point, size):
 
 
 def places(x, y, width, height, frame):
-    """Boxes (left, bottom, right, top) around a point in pixels, nearest first, inside the frame."""
+    """Boxes (left, bottom, right, top) around a point in pixels, nearest first, in the frame."""
     for away in range(1, 40):
         for left in (x + 7, x - 7 - width, x - width / 2):
             for rise in (away, -away):

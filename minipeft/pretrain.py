@@ -1,4 +1,4 @@
-"""Making the backbone: a small transformer trained from scratch on the mixture of pretraining tasks.
+"""Making the backbone: a small transformer trained from scratch on the pretraining tasks.
 
 minipeft pretrain --out minipeft/base        makes the one that ships with the package
 """
@@ -27,11 +27,12 @@ FAST = 60  # steps of a trial run
 CHECKPOINT = "run.safetensors"  # removed when the run is complete
 
 
-def pretrain(out, seed=0, steps=TRAINING["steps"]):
-    """Train the backbone and write it to `out` with its vocabulary and metrics; returns the metrics.
+def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
+    """Train the backbone; write it, its vocabulary and metrics to `out`; return the metrics.
 
-    Goes on where an interrupted run in the same folder stopped. One BLAS thread, so that the same
-    machine gives the same bits however many cores it lends.  None if interrupted: run it again.
+    Goes on where an interrupted run in the same folder stopped, and returns None if interrupted.
+    One BLAS thread, so that a machine gives the same bits however many cores it lends.
+    words: how many test words of each task to score (None: all).
     """
     out, settings = Path(out), TRAINING | {"steps": steps, "seed": seed}
     model = Transformer(BACKBONE, rng=seed)
@@ -46,7 +47,7 @@ def pretrain(out, seed=0, steps=TRAINING["steps"]):
         )
         if history.stopped:
             return None
-        scores = measure(model)
+        scores = measure(model, words)
     save_model(model, out)
     write_json(out / "vocabulary.json", {"tokens": TOKENS})
     metrics = {
@@ -62,7 +63,7 @@ def pretrain(out, seed=0, steps=TRAINING["steps"]):
 
 
 def measure(model, limit=None):
-    """Loss and exact match of a backbone on test words, {task: {"loss": nats, "exact": share}}."""
+    """Scores of a backbone on test words, {task: {"loss": nats a letter, "exact": share}}."""
     return {
         name: asdict(evaluate(model, Task(name).examples("test", limit)))
         for name in (*PRETRAINING, *DOWNSTREAM)
@@ -79,7 +80,9 @@ def report(metrics, shipped):
     lines = [f"{'exact match on test words':<28}{'this run':>10}{'shipped':>10}"]
     for name, score in metrics["test"].items():
         kind = "new" if name in DOWNSTREAM else ""
-        line = f"{name:<22}{kind:<6}{score['exact']:>10.3f}{shipped['test'][name]['exact']:>10.3f}"
+        line = (
+            f"{name:<22}{kind:<6}{score['exact']:>10.3f}{shipped['test'][name]['exact']:>10.3f}"
+        )
         lines.append(line)
     return "\n".join(lines)
 
@@ -100,7 +103,8 @@ def arguments(parser):
 
 def main(options):
     """Run `minipeft pretrain`."""
-    metrics = pretrain(options.out, options.seed, FAST if options.fast else options.steps)
+    steps, words = (FAST, 100) if options.fast else (options.steps, None)
+    metrics = pretrain(options.out, options.seed, steps, words)
     if metrics is None:
         print(f"stopped; the same command goes on from {Path(options.out) / CHECKPOINT}")
     else:

@@ -4,7 +4,7 @@ import statistics
 
 
 def groups(rows):
-    """{(task, steps): {method: its rows, one a seed}}, all in the order in which they first come."""
+    """{(task, steps): {method: its rows, one a seed}}, in the order in which they first come."""
     grouped = {}
     for row in rows:
         group = grouped.setdefault((row["task"], row["steps"]), {})
@@ -24,8 +24,8 @@ def spread(rows, column):
 
 
 HEAD = (
-    f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{'exact':>15}{'loss':>8}{'old tasks':>11}"
-    f"{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}  merges (max logit change)"
+    f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{'exact':>15}{'loss':>8}"
+    f"{'old tasks':>11}{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}  merges (max logit change)"
 )
 
 
@@ -36,9 +36,9 @@ def table(rows):
         first = next(iter(methods.values()))[0]
         seeds = max(map(len, methods.values()))
         lines += [
-            f"{task}: {steps} steps of {first['batch_size']} words, {seeds} seed{'s'[: seeds > 1]}; before: "
-            f"exact match {first['exact_before']:.3f}, loss {first['loss_before']:.2f} nats a letter, "
-            f"old tasks {first['old_before']:.3f}",
+            f"{task}: {steps} steps of {first['batch_size']} words, {seeds} seed{'s'[: seeds > 1]}; "
+            f"before: exact match {first['exact_before']:.3f}, loss {first['loss_before']:.2f} "
+            f"nats a letter, old tasks {first['old_before']:.3f}",
             HEAD,
         ]
         lines += [line(name, seeds_of) for name, seeds_of in methods.items()]
@@ -50,17 +50,23 @@ def line(name, rows):
     """One method's line: means over seeds, exact match with its range."""
     first, (exact, low, high) = rows[0], spread(rows, "exact")
     shown = f"{exact:.3f}" + (f" ±{(high - low) / 2:.3f}" if len(rows) > 1 else "")
-    merges = f"yes ({max(r['merge_difference'] for r in rows):.0e})" if first["mergeable"] else "no"
+    merges = (
+        f"yes ({max(r['merge_difference'] for r in rows):.0e})" if first["mergeable"] else "no"
+    )
     return (
-        f"{name:<16}{first['trainable']:>10,}{first['percent']:>8.2f}{first['lr']:>8.2g}{shown:>15}"
-        f"{mean(rows, 'loss'):>8.3f}{mean(rows, 'old'):>11.3f}{mean(rows, 'old_detached'):>10.3f}"
+        f"{name:<16}{first['trainable']:>10,}{first['percent']:>8.2f}{first['lr']:>8.2g}"
+        f"{shown:>15}{mean(rows, 'loss'):>8.3f}"
+        f"{mean(rows, 'old'):>11.3f}{mean(rows, 'old_detached'):>10.3f}"
         f"{1e3 * mean(rows, 'seconds_per_step'):>9.1f}{first['tape_bytes'] / 1e6:>9.2f}"
         f"{first['file_bytes'] / 1e3:>9.1f}  {merges}"
     )
 
 
 def examples(methods):
-    """For each method what it writes for a few words: 'swim → imsway', with ✗ where that is wrong."""
+    """For each method what it writes for a few words: 'swim → imsway', with ✗ where wrong."""
     for name, rows in methods.items():
-        shown = [f"{w} → {a or '(nothing)'}{'' if right else ' ✗'}" for w, a, right in rows[0]["examples"]]
+        shown = [
+            f"{w} → {a or '(nothing)'}{'' if right else ' ✗'}"
+            for w, a, right in rows[0]["examples"]
+        ]
         yield f"  {name:<14}{',  '.join(shown)}"

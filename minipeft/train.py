@@ -1,8 +1,9 @@
 """The only training loop of the package, and the only evaluation.
 
-`fit` trains whatever requires a gradient: the base if it is bare, the adapters in use if there are any.
-Everything random at step t is drawn from (seed, t), so a run is a function of its arguments: the same
-seed gives the same bits, and a run resumed from its checkpoint ends where the uninterrupted one does.
+`fit` trains whatever requires a gradient: a bare base, or the adapters in use.
+Everything random at step t is drawn from (seed, t), so a run is a function of its arguments:
+the same seed gives the same bits, and a run resumed from its checkpoint ends where the
+uninterrupted one does.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,57 +22,21 @@ from .backend import np, to_numpy, xp
 from .errors import unknown
 from .files import read_arrays, write_arrays
 from .functional import IGNORE, cross_entropy
+from .history import History, Score
 from .optim import AdamW, clip_scale, grad_norm, learning_rate
 from .transformer import check_labels
 
 
-@dataclass
-class History:
-    """What happened at each step: loss (nats per token), learning rate, gradient norm, seconds."""
+def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
+        checkpoint=None, save_every=100, until=None, label="fit", **options):  # fmt: skip
+    """Train on `data` (Examples or a Task) by AdamW, warm-up and cosine. Returns a History.
 
-    loss: list[float] = field(default_factory=list)
-    lr: list[float] = field(default_factory=list)
-    norm: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    stopped: str = ""  # why it ended before its last step, if it did
+    options: the other fields of Settings, such as seed, warmup, clip, accumulate.
+    checkpoint: a file from which the run goes on if it exists, written every `save_every` steps
+    and at the end.  until: stop after this step, to go on later from the checkpoint.
 
-    def add(self, loss, lr, norm, seconds):
-        """Note one step."""
-        for series, number in zip(
-            (self.loss, self.lr, self.norm, self.seconds),
-            (loss, lr, norm, seconds),
-            strict=True,
-        ):
-            series.append(number)
-
-    def plot(self, axes=None):
-        """Draw the loss over the steps; returns the matplotlib Axes."""
-        from . import plots
-
-        return plots.history(self, axes)
-
-    def __repr__(self):
-        last = f", last loss {self.loss[-1]:.4f} nats" if self.loss else ""
-        return f"History({len(self.loss)} steps{last}{', ' + self.stopped if self.stopped else ''})"
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean loss in nats per answer token, and the share of answers right in every letter and in [end]."""
-
-    loss: float
-    exact: float
-
-
-def fit(model, data, steps=300, batch_size=32, lr=1e-3, *, checkpoint=None, save_every=100, until=None,
-        label="fit", **options):  # fmt: skip
-    """Train on `data` (Examples, or a Task's) with AdamW, linear warm-up and cosine. Returns a History.
-
-    options: the other fields of Settings, such as seed, warmup, clip, weight_decay, accumulate.
-    checkpoint: a file from which the run goes on if it exists, written every `save_every` steps and at
-    the end.  until: stop after this step, to go on later from the checkpoint.
-    Ctrl-C ends after the step at hand, with what was learnt. A loss or gradient that is not finite is a
-    FloatingPointError that names the step; the weights are then those that last gave a finite loss.
+    Ctrl-C ends after the step at hand, with what was learnt. A loss or gradient that is not
+    finite raises FloatingPointError with the step; the last weights of finite loss are kept.
     """
     for name in options:
         if name not in Settings.__dataclass_fields__:
@@ -80,9 +45,7 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *, checkpoint=None, save
     if checkpoint is not None and Path(checkpoint).exists():
         run.resume(checkpoint)
     last = steps if until is None else min(until, steps)
-    bar = tqdm(
-        desc=label, initial=run.done, total=steps, unit="step", disable=None, leave=False
-    )
+    bar = tqdm(desc=label, initial=run.done, total=steps, disable=None, leave=False)
     with bar, ending_on_ctrl_c() as asked:
         while run.done < last and not asked.is_set():
             run.step()
@@ -99,41 +62,37 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *, checkpoint=None, save
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. accumulate: read each batch in so many parts, for the same gradient in less memory."""
+    """How to train."""
 
     steps: int
     batch_size: int
-    lr: float
-    warmup: int = 20
-    clip: float | None = 1.0
+    lr: float  # the highest, reached after warm-up
+    warmup: int = 20  # steps
+    clip: float | None = 1.0  # the largest norm of a gradient
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
-    accumulate: int = 1
+    accumulate: int = 1  # parts in which to read a batch: the same gradient in less memory
     seed: int = 0
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be a whole number ≥ 1, got {getattr(self, name)!r}"
-                )
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"the learning rate must be positive, got {self.lr!r}")
 
 
 class Run:
-    """A training run under way: what trains, its optimiser, its history, and the last good weights."""
+    """A run under way: what trains, its optimiser, its history, and the last good weights."""
 
     def __init__(self, model, data, settings):
         self.model, self.data, self.settings = model, data, settings
         self.named = {path: p for path, p in model.named_parameters() if p.requires_grad}
         if not self.named:
-            raise ValueError(
-                "nothing trains in this model; attach a method, or `use` one that is attached"
-            )
-        self.optimizer = AdamW(
-            self.named.values(), settings.betas, weight_decay=settings.weight_decay
-        )
+            raise ValueError("nothing trains in this model; attach a method, or `use` one")
+        decay = settings.weight_decay
+        self.optimizer = AdamW(self.named.values(), settings.betas, weight_decay=decay)
         self.good = [p.data.copy() for p in self.named.values()]
         self.history = History()
         model.zero_grad()
@@ -160,14 +119,15 @@ class Run:
         self.history.add(loss, lr, norm, time.perf_counter() - began)
 
     def give_up(self, loss, norm):
-        """Go back to the weights that last gave a finite loss, and say at which step it ended."""
+        """Go back to the weights that last gave a finite loss; raise with the step."""
         if not math.isfinite(loss):
             for p, good in zip(self.optimizer.parameters, self.good, strict=True):
                 p.data[...] = good
         self.model.zero_grad()
         raise FloatingPointError(
-            f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; the weights are those "
-            "that last gave a finite loss. Try a lower learning rate or a longer warm-up"
+            f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; "
+            "the weights are those that last gave a finite loss. "
+            "Try a lower learning rate or a longer warm-up"
         )
 
     def save(self, path):
@@ -179,7 +139,7 @@ class Run:
         write_arrays(path, arrays, {"run": json.dumps(about)})
 
     def resume(self, path):
-        """Go on from a file written by `save` for the same settings and the same trainable parameters."""
+        """Go on from a file that `save` wrote; ValueError if it is of another run."""
         shapes = {f"{kind}/{n}": p.data for kind in self.state() for n, p in self.named.items()}
         arrays, metadata = read_arrays(path, like=shapes)
         about = json.loads(metadata.get("run", "{}"))
@@ -196,14 +156,10 @@ class Run:
         self.optimizer.steps, self.history = about["steps"], History(**about["history"])
 
     def state(self):
-        """The arrays that a run is made of: weights, both moments, and the last good weights."""
+        """The arrays that a run is made of: weights, both moments, the last good weights."""
         weights = [p.data for p in self.optimizer.parameters]
-        return {
-            "weights": weights,
-            "m": self.optimizer.m,
-            "v": self.optimizer.v,
-            "good": self.good,
-        }
+        moments = {"m": self.optimizer.m, "v": self.optimizer.v}
+        return {"weights": weights, **moments, "good": self.good}
 
     def setup(self):
         """The settings as JSON values, and the number of examples."""
@@ -211,10 +167,10 @@ class Run:
 
 
 def accumulate(model, ids, labels, parts=1):
-    """Add the gradient of a batch's mean loss to the parameters, in parts; return that loss in nats.
+    """Add the gradient of a batch's mean loss to the parameters; return the loss in nats.
 
-    Each part's sum is divided by the count of labels in the whole batch: a mean of the parts' means
-    would give labels in a short part more weight.
+    The batch is read in parts, and each part's sum divided by the count of labels in the whole
+    batch: a mean of the parts' means would give labels in a short part more weight.
     """
     labels = check_labels(labels, np.shape(ids), model.config.vocab)
     count, total = int((labels != IGNORE).sum()), 0.0
@@ -229,15 +185,14 @@ def accumulate(model, ids, labels, parts=1):
 def evaluate(model, examples, batch_size=256):
     """The Score of a model on Examples.
 
-    An answer counts if the likeliest token is right at each of its places, given the right ones before:
-    exactly then greedy decoding writes that answer.
+    An answer counts if the likeliest token is right at each of its places, [end] included,
+    given the right ones before: exactly then greedy decoding writes that answer.
     """
     nats, right, tokens = 0.0, 0, 0
     with no_grad():
         for start in range(0, len(examples), batch_size):
-            ids, labels = examples.take(
-                np.arange(start, min(start + batch_size, len(examples)))
-            )
+            rows = np.arange(start, min(start + batch_size, len(examples)))
+            ids, labels = examples.take(rows)
             logits, asked = model(ids), labels != IGNORE
             nats += cross_entropy(logits, labels, count=1).item()
             best = to_numpy(xp.argmax(logits.data, axis=-1))
@@ -248,7 +203,7 @@ def evaluate(model, examples, batch_size=256):
 
 @contextlib.contextmanager
 def ending_on_ctrl_c():
-    """Inside the block the first Ctrl-C sets the event that is given; a second one interrupts at once."""
+    """Inside the block the first Ctrl-C sets the event that is given; a second interrupts."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals reach the main thread only

@@ -105,6 +105,13 @@ class Start(Site):
         return x, before(x.shape[1] - T, real0, T), cache
 
 
+class Attend(Site):
+    """What queries find: q (B, H, T, K), keys and values (B, G, S, K) -> (B, H, T, K)."""
+
+    def forward(self, q, k, v, mask):
+        return F.attention(q, k, v, mask)
+
+
 class Attention(Site):
     """Causal self-attention with grouped keys and values, (B, T, D) -> (B, T, D)."""
 
@@ -115,6 +122,7 @@ class Attention(Site):
         self.q_proj = Linear(D, D, rng, config.bias, std)
         self.k_proj = Linear(D, kv, rng, config.bias, std)
         self.v_proj = Linear(D, kv, rng, config.bias, std)
+        self.attend = Attend()
         self.o_proj = Linear(D, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
 
     def forward(self, x, cache, layer, turn, mask):
@@ -123,7 +131,7 @@ class Attention(Site):
         k = turn(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
         v = split_heads(self.v_proj(x), self.kv_heads)
         k, v = cache.append(layer, k, v)  # (B, G, S, K)
-        out = F.attention(q, k, v, mask)  # (B, H, T, K)
+        out = self.attend(q, k, v, mask)  # (B, H, T, K)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, T, D))
 
 

@@ -4,7 +4,7 @@ import html
 
 
 def draw(module):
-    """A module as an indented tree, equal neighbours folded: `0…2` for three blocks of one shape."""
+    """A module as an indented tree, equal neighbours folded: `0…2` for three such blocks."""
     return "\n".join(_lines(module, type(module).__name__, ""))
 
 
@@ -16,29 +16,27 @@ def draw_html(module):
 
 
 def _lines(part, name, indent):
-    children = [
-        (key, child) for key, child in part.children() if not hasattr(child, "requires_grad")
-    ]
-    numbers = [
-        (key, child) for key, child in part.children() if hasattr(child, "requires_grad")
-    ]
-    shapes = [
-        f"{key} {tuple(p.shape)}{' trains' if p.requires_grad else ''}" for key, p in numbers
-    ]
-    yield f"{indent}{name:<{max(1, 24 - len(indent))}} {'  '.join(shapes)}".rstrip()
-    folded = []  # [first key, last key, the lines below]
-    for key, child in children:
-        below = list(_lines(child, "", indent + "  "))
-        if (
-            folded
-            and key.split(".")[0] == folded[-1][1].split(".")[0]
-            and below == folded[-1][2]
-        ):
-            folded[-1][1] = key
+    modules, shapes = [], []
+    for key, child in part.children():
+        if hasattr(child, "requires_grad"):  # a Parameter
+            shapes.append(f"{key} {child.shape}{' trains' if child.requires_grad else ''}")
         else:
-            folded.append([key, key, below])
-    for first, last, below in folded:
+            modules.append((key, list(_lines(child, "", indent + "  "))))
+    yield f"{indent}{name:<{max(1, 24 - len(indent))}} {'  '.join(shapes)}".rstrip()
+    for first, last, below in _folded(modules):
         label = first if first == last else f"{first}…{last.split('.')[-1]}"
         text = below[0].strip()
         yield f"{indent}  {label:<{max(1, 22 - len(indent))}} {text}".rstrip()
         yield from below[1:]
+
+
+def _folded(modules):
+    """[first key, last key, lines] for each run of equal neighbours in one list."""
+    runs = []
+    for key, lines in modules:
+        same_list = runs and key.split(".")[0] == runs[-1][1].split(".")[0]
+        if same_list and lines == runs[-1][2]:
+            runs[-1][1] = key
+        else:
+            runs.append([key, key, lines])
+    return runs

@@ -1,6 +1,7 @@
 """One fine-tuning run, measured: everything that `compare` tells about a method on a task.
 
-A Trial is a few plain values and `measure` a function of it alone, so trials run anywhere, in any order.
+A Trial is a few plain values and `measure` a function of it alone: trials run anywhere, in any
+order.
 """
 
 import functools
@@ -14,8 +15,8 @@ from .checkpoint import load_base, save_adapter
 from .data import END, PRETRAINING, Task, decode, encode
 from .errors import unknown
 from .generate import generate
-from .peft import METHODS, adapters, attach, detach, merge, unmerge
-from .train import evaluate, fit
+from .peft import METHODS, attach, detach, merge, unmerge
+from .train import Settings, evaluate, fit
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ class Trial:
         Task(self.task)
         if self.method not in METHODS:
             raise ValueError(unknown("method", self.method, METHODS))
+        Settings(self.steps, self.batch_size, self.lr)  # raises if any of them is impossible
 
 
 def tune(trial):
-    """Train, and return the Score on the trial's split as a dict: what choosing a learning rate needs."""
+    """Train; return the Score on the trial's split, a dict: enough to choose a learning rate."""
     model, task = load_base(), Task(trial.task)
     attach(model, METHODS[trial.method](), rng=trial.seed)
     try:
@@ -52,8 +54,8 @@ def tune(trial):
 
 
 def train(model, task, trial):
-    """`fit` as every trial calls it, so that all methods see the same batches in the same order."""
-    return fit(
+    """`fit` as every trial calls it: all methods see the same batches in the same order."""
+    history = fit(
         model,
         task,
         trial.steps,
@@ -62,10 +64,13 @@ def train(model, task, trial):
         seed=trial.seed,
         label=f"{trial.task} {trial.method}",
     )
+    if history.stopped:
+        raise KeyboardInterrupt(history.stopped)
+    return history
 
 
 def measure(trial):
-    """All that is told about a trial, as a JSON object; sizes in bytes, times in seconds, loss in nats."""
+    """All that is told about a trial, a JSON object; sizes in bytes, times in seconds, loss in nats."""
     model, task = load_base(), Task(trial.task)
     examples = task.examples(trial.split, trial.words)
     before, plain = evaluate(model, examples), logits(model, examples)
@@ -103,7 +108,9 @@ def logits(model, examples):
 
 def remembered(model, words):
     """Exact match on the pretraining tasks, the mean of all."""
-    scores = [evaluate(model, Task(name).examples("test", max(1, words // 4))) for name in PRETRAINING]
+    scores = [
+        evaluate(model, Task(name).examples("test", max(1, words // 4))) for name in PRETRAINING
+    ]
     return statistics.fmean(score.exact for score in scores)
 
 
@@ -115,10 +122,8 @@ def old_tasks(words):
 
 def tape_bytes(model, examples, trial):
     """Bytes that the tape of one training step holds, the parameters themselves left out."""
-    owned = {id(p.data) for p in model.parameters()}
-    owned |= {id(p.data) for a in adapters(model).values() for p in a.parameters()}
     loss = model.loss(*examples.batch(0, trial.batch_size, trial.seed))
-    return sum(a.nbytes for a in tape_arrays(loss) if id(a) not in owned)
+    return sum(a.nbytes for a in tape_arrays(loss, model.parameters()))
 
 
 def file_bytes(model, name):
@@ -139,10 +144,9 @@ def merge_difference(model, adapter, examples):
 
 
 def answers(model, trial, n=3):
-    """What the model writes for a few words of the split: [[lemma, answer, whether it is right], …]."""
+    """What the model writes for a few words of the split: [[lemma, answer, whether right], …]."""
     pairs = Task(trial.task).pairs(trial.split)
     pairs = [pairs[(2 * i + 1) * len(pairs) // (2 * n)] for i in range(n)]
     written = generate(model, [encode(trial.task, lemma) for lemma, _ in pairs], 30, stop=END)
     answers = map(decode, written)
     return [[lemma, a, a == right] for (lemma, right), a in zip(pairs, answers, strict=True)]
-

@@ -1,11 +1,14 @@
-"""Hypothesis profiles: `dev` by default, `ci` derandomised, `thorough` with ten times the examples.
+"""Hypothesis profiles: `dev` by default, `ci` derandomised, `thorough` ten times the examples.
 
-    pytest --profile ci            pytest --profile thorough
+pytest --profile ci            pytest --profile thorough
 """
 
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
-CALM = dict(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+CALM = dict(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 settings.register_profile("dev", max_examples=15, **CALM)
 settings.register_profile("ci", max_examples=15, derandomize=True, **CALM)
 settings.register_profile("thorough", max_examples=150, **CALM)
@@ -16,4 +19,5 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    threadpool_limits(1)  # the models are too small for more
     settings.load_profile(config.getoption("--profile"))

@@ -1,4 +1,4 @@
-"""What the properties are drawn over: small transformers of both shapes, and batches for them."""
+"""What properties are drawn over: small transformers of both shapes, and batches for them."""
 
 from hypothesis import strategies as st
 
@@ -8,7 +8,7 @@ from minipeft.backend import np
 
 @st.composite
 def configs(draw, shapes=("gpt2", "llama"), context=16):
-    """A Config: odd widths where heads allow, one layer or two, grouped heads, tied or not, ffn ≠ width."""
+    """A Config: odd widths where heads allow, one or two layers, grouped heads, tied or not."""
     shape = draw(st.sampled_from(shapes))
     kv_heads, groups = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     heads = kv_heads * groups
@@ -28,7 +28,7 @@ def configs(draw, shapes=("gpt2", "llama"), context=16):
 
 
 def model(config, seed=0, precision="float64"):
-    """A Transformer with random weights everywhere, biases and gains too, so that none is neutral."""
+    """A Transformer with random weights everywhere, in biases and gains too: none is neutral."""
     rng = np.random.default_rng(seed)
     with mp.dtype(precision):
         built = mp.Transformer(config, rng)

@@ -1,26 +1,34 @@
-"""Parameter-efficient fine-tuning: one file a method, and `base` for what they share."""
+"""Parameter-efficient fine-tuning: one file a method, on `base`, `attaching` and `merging`."""
 
-from .adapter import Bottleneck
-from .base import (
-    Adapter,
-    adapters,
-    attach,
-    base_parameters,
-    detach,
-    disabled,
-    in_use,
-    use,
-)
+from .adapter import Bottleneck, Pfeiffer
+from .attaching import attach, detach, disabled, use
+from .base import Adapter, adapters, base_parameters, in_use
+from .compacter import Compacter
 from .full import Full
+from .llama_adapter import LlamaAdapter
 from .lora import LoRA
 from .merging import Receipt, merge, unmerge
-from .prefix import Prefix
+from .parallel import Parallel
+from .prefix import Prefix, PTuningV2
 from .prompt import Prompt
+from .ptuning import PTuning
+
+__all__ = [
+    "METHODS", "Adapter", "Bottleneck", "Compacter", "Full", "LlamaAdapter", "LoRA",
+    "PTuning", "PTuningV2", "Parallel", "Pfeiffer", "Prefix", "Prompt", "Receipt",
+    "adapters", "attach", "base_parameters", "detach", "disabled", "in_use", "merge", "unmerge",
+    "use",
+]  # fmt: skip
 
 METHODS = {
     "full": Full,
     "lora": LoRA,
     "adapter": Bottleneck,
+    "pfeiffer": Pfeiffer,
+    "parallel": Parallel,
+    "compacter": Compacter,
     "prefix": Prefix,
     "prompt": Prompt,
+    "p-tuning": PTuning,
+    "llama-adapter": LlamaAdapter,
 }

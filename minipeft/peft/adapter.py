@@ -1,10 +1,10 @@
 """Bottleneck adapters: a small two-layer network after a sub-layer, with a skip connection.
 
-    h + U φ(D h + b₁) + b₂          h = f(x)        D: (m, width) random, U: (width, m) zero, b zero
+    h + U φ(D h + b₁) + b₂        h = f(x)        D: (m, width) random    U: (width, m) zero
 
-U = 0, so attaching changes nothing. Houlsby puts one after attention and one after the MLP, before the
-residual addition; Pfeiffer one after the MLP only. Trains 2 m width + m + width numbers each. φ is not
-linear, so it cannot be merged into a weight and stays as extra depth at inference.
+U = b₁ = b₂ = 0, so attaching changes nothing. Houlsby puts one after attention and one after the
+MLP, before the residual addition; Pfeiffer one after the MLP only. Trains 2 m width + m + width
+numbers each. φ is not linear, so it cannot be merged and stays as extra depth at inference.
 
 Houlsby et al. 2019, section 2.1, arXiv:1902.00751; Pfeiffer et al. 2020, section 3, arXiv:2005.00247.
 D is drawn from U(±1/√width); the first paper starts both near zero instead.
@@ -21,14 +21,16 @@ from .base import Delta, Method
 from .targets import at_least_1, matching, sites
 
 PLACES = {"houlsby": ("attn", "mlp"), "pfeiffer": ("mlp",)}
-NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu}
+NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu, "identity": lambda x: x}
 
 
 @dataclass(frozen=True)
 class Bottleneck(Method):
+    """Bottleneck adapters of width m after the sub-layers that the style names."""
+
     m: int = 16
     style: str = "houlsby"  # or "pfeiffer"
-    nonlinearity: str = "relu"  # or "gelu", "silu"
+    nonlinearity: str = "relu"  # or "gelu", "silu", "identity"
 
     family = "adapter"
     peft_type = "BOTTLENECK"
@@ -40,19 +42,26 @@ class Bottleneck(Method):
                 raise ValueError(unknown(kind, getattr(self, kind), options))
 
     def count(self, config):
-        return (
-            len(PLACES[self.style])
-            * config.layers
-            * (2 * self.m * config.width + self.m + config.width)
-        )
+        each = 2 * self.m * config.width + self.m + config.width
+        return len(PLACES[self.style]) * config.layers * each
 
     def build(self, model, rng):
-        width = model.start.width
         places = matching(sites(model), PLACES[self.style])
-        return {path: BottleneckDelta(width, self, rng) for path in places}
+        return {path: BottleneckDelta(model.start.width, self, rng) for path in places}
+
+
+@dataclass(frozen=True)
+class Pfeiffer(Bottleneck):
+    """Bottleneck adapters after the MLPs only: half of Houlsby's numbers."""
+
+    style: str = "pfeiffer"
+
+    peft_type = "PFEIFFER"
 
 
 class BottleneckDelta(Delta):
+    """One adapter: h + U φ(D h + b₁) + b₂, (B, T, D) -> (B, T, D)."""
+
     def __init__(self, width, method, rng):
         self.down = Parameter(kaiming_uniform(rng, method.m, width))
         self.down_bias = Parameter(np.zeros(method.m))
@@ -60,8 +69,11 @@ class BottleneckDelta(Delta):
         self.up_bias = Parameter(np.zeros(width))
         self.nonlinear = NONLINEAR[method.nonlinearity]
 
+    def change(self, h):
+        """U φ(D h + b₁) + b₂."""
+        narrow = self.nonlinear(F.linear(h, self.down, self.down_bias))  # (B, T, m)
+        return F.linear(narrow, self.up, self.up_bias)
+
     def __call__(self, f, *args):
         h = f(*args)
-        return h + F.linear(
-            self.nonlinear(F.linear(h, self.down, self.down_bias)), self.up, self.up_bias
-        )
+        return h + self.change(h)

@@ -2,15 +2,16 @@
 
     attention(q, [P_k ; k], [P_v ; v])          P: (n, 2 · layers · G · K) random
 
-In other words a trainable start of the KV cache: real tokens begin at position n, and prefix keys are
-used as stored, not rotated (both as in HF PEFT). Trains 2 n layers G K numbers (G key heads of width K).
-Attaching changes the output, as there is no neutral prefix. No weight computes the same, so it cannot be
-merged, and every sequence is n slots longer.
+In other words a trainable start of the KV cache: real tokens begin at position n, and prefix
+keys are used as stored, not rotated, both as in HF PEFT. Trains 2 n layers G K numbers (G key
+heads of width K). Attaching changes the output, as there is no neutral prefix. No weight
+computes the same, so it cannot be merged, and every sequence is n slots longer.
 
-With `prefix_projection` a network makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂, E: (n, G K), which
-trains more evenly; only P is saved, so the network is gone after loading.
+With `prefix_projection` a network makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂, E: (n, G K),
+which trains more evenly; only P is saved, so the network is gone after loading.
 
-Li & Liang 2021, section 4, arXiv:2101.00190; without the network it is P-tuning v2, arXiv:2110.07602.
+Li & Liang 2021, section 4, arXiv:2101.00190
+Without the network it is P-tuning v2: Liu et al. 2021, arXiv:2110.07602
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from .targets import at_least_1, room_for
 
 @dataclass(frozen=True)
 class Prefix(Method):
+    """Prefix tuning; `prefix_projection` is the network, `encoder_hidden_size` wide inside."""
+
     num_virtual_tokens: int = 8
     prefix_projection: bool = False
     encoder_hidden_size: int = 64
@@ -40,14 +43,12 @@ class Prefix(Method):
         )
 
     def count(self, config):
-        n, h, kv = (
-            self.num_virtual_tokens,
-            self.encoder_hidden_size,
-            config.kv_heads * config.head_width,
-        )
+        n, hidden = self.num_virtual_tokens, self.encoder_hidden_size
+        kv = config.kv_heads * config.head_width
+        width = 2 * config.layers * kv  # of a row of P
         if not self.prefix_projection:
-            return n * 2 * config.layers * kv
-        return n * kv + (kv * h + h) + (h + 1) * 2 * config.layers * kv
+            return n * width
+        return n * kv + (kv + 1) * hidden + (hidden + 1) * width
 
     def build(self, model, rng):
         room_for(self.num_virtual_tokens, model.config.context)
@@ -57,26 +58,25 @@ class Prefix(Method):
         return replace(self, prefix_projection=False)
 
 
+PTuningV2 = Prefix  # Liu et al.'s "deep prompt tuning" is a prefix, by default without network
+
+
 class PrefixDelta(Delta):
+    """The prefix of all layers, put in front of what the cache holds."""
+
     def __init__(self, start, method, rng):
-        self.shape = (
-            method.num_virtual_tokens,
-            2 * start.layers,
-            start.kv_heads,
-            start.head_width,
-        )
         n, kv = method.num_virtual_tokens, start.kv_heads * start.head_width
+        width, hidden = 2 * start.layers * kv, method.encoder_hidden_size
+        self.shape = (n, 2 * start.layers, start.kv_heads, start.head_width)
         if method.prefix_projection:
-            hidden = method.encoder_hidden_size
             self.embedding = Parameter(method.init_std * rng.standard_normal((n, kv)))
             self.w_1 = Parameter(kaiming_uniform(rng, hidden, kv))
             self.b_1 = Parameter(kaiming_uniform(rng, hidden, kv)[:, 0])
-            self.w_2 = Parameter(kaiming_uniform(rng, 2 * start.layers * kv, hidden))
-            self.b_2 = Parameter(kaiming_uniform(rng, 2 * start.layers * kv, hidden)[:, 0])
+            self.w_2 = Parameter(kaiming_uniform(rng, width, hidden))
+            self.b_2 = Parameter(kaiming_uniform(rng, width, hidden)[:, 0])
         else:
-            self.prompt_embeddings = Parameter(
-                method.init_std * rng.standard_normal((n, 2 * start.layers * kv))
-            )
+            vectors = method.init_std * rng.standard_normal((n, width))
+            self.prompt_embeddings = Parameter(vectors)
 
     def prefix(self):
         """P (n, 2 · layers · G · K): pairs of key and value, layer after layer."""
@@ -86,9 +86,7 @@ class PrefixDelta(Delta):
 
     def __call__(self, f, x, real):
         x, real, cache = f(x, real)
-        slots = (
-            self.prefix().reshape(*self.shape).transpose(1, 2, 0, 3)
-        )  # (2 · layers, G, n, K)
+        slots = self.prefix().reshape(*self.shape).transpose(1, 2, 0, 3)  # (2 layers, G, n, K)
         slots = [broadcast(slots[i], (len(x), *slots.shape[1:])) for i in range(len(slots))]
         return x, real, cache.behind(slots[::2], slots[1::2])
 

@@ -1,12 +1,12 @@
 """Prompt tuning: trainable vectors in front of the token embeddings.
 
-    [P ; f(ids)]          P: (n, width), random or the embeddings of given tokens
+    [P ; f(ids)]          P: (n, width), U(±½) or the embeddings of `init_ids`, repeated to n
 
-They are read like tokens: they take positions 0 … n − 1, and their logits are dropped. Trains n width
-numbers, the fewest of all, yet every sequence is n tokens longer in every layer. Attaching changes the
-output. No weight computes the same, so it cannot be merged.
+They are read like tokens: they take positions 0 … n − 1, and their logits are dropped. Trains
+n width numbers, the fewest of all, yet every sequence is n tokens longer in every layer.
+Attaching changes the output. No weight computes the same, so it cannot be merged.
 
-Lester et al. 2021, section 2, arXiv:2104.08691; random start U(±0.5), or `init_ids` repeated to n.
+Lester et al. 2021, section 2, arXiv:2104.08691
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from .targets import at_least_1, room_for
 
 @dataclass(frozen=True)
 class Prompt(Method):
+    """Prompt tuning with a number of virtual tokens, at random or from given tokens."""
+
     num_virtual_tokens: int = 8
     init_ids: tuple[int, ...] | None = None  # tokens whose embeddings to start from
 
@@ -40,19 +42,27 @@ class Prompt(Method):
         ids = np.resize(np.asarray(self.init_ids, dtype=int), n)
         if not len(self.init_ids) or ids.min() < 0 or ids.max() >= len(table):
             raise ValueError(
-                f"init_ids {self.init_ids} must be tokens of the vocabulary (0 … {len(table) - 1})"
+                f"init_ids must be tokens of the vocabulary (0 … {len(table) - 1}), "
+                f"got {self.init_ids}"
             )
         return {"start": PromptDelta(table[ids])}
 
 
 class PromptDelta(Delta):
+    """The virtual tokens, put in front of the embeddings of every row."""
+
     def __init__(self, vectors):
         self.prompt_embeddings = Parameter(vectors)
 
+    def prompt(self):
+        """P (n, width)."""
+        return self.prompt_embeddings
+
     def __call__(self, f, x, real):
         x, real, cache = f(x, real)
-        n, width = self.prompt_embeddings.shape
-        x = concat([broadcast(self.prompt_embeddings, (len(x), n, width)), x], axis=1)
+        prompt = self.prompt()
+        n, width = prompt.shape
+        x = concat([broadcast(prompt, (len(x), n, width)), x], axis=1)
         if real is not None:
             real = np.concatenate([np.ones((len(real), n), bool), real], axis=1)
         return x, real, cache

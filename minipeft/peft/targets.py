@@ -20,18 +20,13 @@ def targeted(layers, targets):
 
 
 def matching(modules, names):
-    """Those of {path: module} whose path is or ends in one of the names; each name must match one."""
-    found = {}
+    """Those of {path: module} whose path is, or ends in, a name; each name must match one."""
+    found = set()
     for name in names:
-        hits = {
-            path: m for path, m in modules.items() if path == name or path.endswith(f".{name}")
-        }
+        hits = {path for path in modules if f".{path}".endswith(f".{name}")}
         if not hits:
-            raise ValueError(
-                unknown(
-                    "target module", name, sorted({path.split(".")[-1] for path in modules})
-                )
-            )
+            known = sorted({path.split(".")[-1] for path in modules})
+            raise ValueError(unknown("target module", name, known))
         found |= hits
     if not found:
         raise ValueError("no target modules were named; name some, or use 'all-linear'")
@@ -53,6 +48,4 @@ def at_least_1(**numbers):
 def room_for(slots, context):
     """Raise ValueError if so many virtual tokens leave no room for real ones."""
     if slots >= context:
-        raise ValueError(
-            f"{slots} virtual tokens leave no room in a context of {context}; use fewer"
-        )
+        raise ValueError(f"{slots} virtual tokens fill a context of {context}; use fewer")

@@ -51,7 +51,13 @@ def rows():
             if same <= {"past"} and all(map(WORD.fullmatch, found.values())):
                 forms.setdefault(lemma, {}).update(found)
     for lemma, found in sorted(forms.items()):
-        yield [lemma, *(found.get(kind, "") for kind in ("third", "past", "gerund", "plural", "comparative"))]
+        yield [
+            lemma,
+            *(
+                found.get(kind, "")
+                for kind in ("third", "past", "gerund", "plural", "comparative")
+            ),
+        ]
 
 
 if __name__ == "__main__":

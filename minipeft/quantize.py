@@ -1,0 +1,209 @@
+"""A frozen base in 8 or 4 bits a number: what does not train need not be held precisely.
+
+    w ≈ level[code] · scale        one code a number, one scale (the largest |w|) a block of 64
+
+    int8   k / 127, k = −127 … 127        int4   k / 7, k = −7 … 7
+    nf4    16 quantiles of N(0, 1), as trained weights are about normal: denser near zero
+
+Two 4-bit codes share a byte. A float32 scale for 64 numbers costs 0.5 bits a number; with double
+quantisation the scales, less their mean, are held in int8 themselves, in blocks of 256, which
+costs 8/64 + 32/(64 · 256) = 0.127 bits. So nf4 takes 4.127 bits a number where float32 takes 32.
+The weight is made anew from its codes whenever a product needs it, forward and backward, and
+then dropped. Any method trains on top, and its gradient passes through the rounded weights.
+
+Dettmers et al. 2023 (QLoRA), sections 2 and 3, arXiv:2305.14314; block-wise scales: Dettmers et
+al. 2021, arXiv:2110.02861
+"""
+
+import functools
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean
+
+from .backend import dtype, np, xp
+from .errors import unknown
+from .nn import Linear, Parameter
+
+
+def normal_levels():
+    """The 16 levels of nf4: quantiles of N(0, 1) scaled to [−1, 1], 7 below zero, 8 above.
+
+    At 8 and 9 evenly spaced probabilities from δ = ½ (1/32 + 1/30) to ½, the zero shared: the
+    outermost lie as far from 0 and 1 as half a step would, for 16 levels on one side or 15.
+    Dettmers et al. 2023, appendix E
+    """
+    tail = 0.5 * (1 / 32 + 1 / 30)
+    quantile = NormalDist().inv_cdf
+    below = [quantile(tail + i * (0.5 - tail) / 7) for i in range(7)]
+    above = [-quantile(tail + i * (0.5 - tail) / 8) for i in range(8)]
+    return sorted(level / -below[0] for level in (*below, 0.0, *above))
+
+
+LEVELS = {
+    "int8": [k / 127 for k in range(-127, 128)],
+    "int4": [k / 7 for k in range(-7, 8)],
+    "nf4": normal_levels(),
+}  # rising
+
+
+@functools.cache
+def table(kind, precision):
+    """What each byte stands for: (256, 1) levels, or (256, 2) where a byte holds two codes."""
+    levels = np.zeros(256)
+    levels[: len(LEVELS[kind])] = LEVELS[kind]
+    if len(LEVELS[kind]) > 16:
+        return xp.asarray(levels[:, None], dtype=precision)
+    byte = np.arange(256)
+    return xp.asarray(levels[np.stack([byte >> 4, byte & 15], axis=1)], dtype=precision)
+
+
+class Packed(Parameter):
+    """A frozen array held in codes; `data` is what they stand for, made anew at each asking."""
+
+    __slots__ = ("block", "codes", "double", "dtype", "kind", "mean", "scales", "shape")
+
+    def __init__(self, values, kind="nf4", block=64, double=True):
+        if kind not in LEVELS:
+            raise ValueError(unknown("kind of quantisation", kind, LEVELS))
+        if type(block) is not int or block < 2 or block % 2:
+            raise ValueError(f"a block is an even number of weights, got {block!r}")
+        if not bool(xp.isfinite(values).all()):
+            raise ValueError("only finite weights can be quantised; these hold inf or NaN")
+        self.node, self.kind, self.block, self.double = None, kind, block, double
+        self.shape, self.dtype = values.shape, values.dtype
+        blocks = xp.pad(values.reshape(-1), (0, -values.size % block)).reshape(-1, block)
+        scales = xp.abs(blocks).max(axis=1).astype("float32")
+        codes = nearest(blocks / xp.where(scales > 0, scales, 1.0)[:, None], kind)
+        codes = codes.reshape(-1)[: values.size + values.size % 2]
+        self.codes = codes if len(LEVELS[kind]) > 16 else codes[::2] << 4 | codes[1::2]
+        self.mean = xp.zeros(1, dtype="float32")
+        self.scales = scales
+        if double:
+            self.mean += scales.mean()
+            self.scales = Packed(scales - self.mean, "int8", 256, double=False)
+
+    @property
+    def data(self):
+        """The array that the codes stand for."""
+        size = int(np.prod(self.shape))
+        scales = (self.scales.data + self.mean if self.double else self.scales).astype(self.dtype)
+        levels = table(self.kind, self.dtype)[self.codes].reshape(-1)[:size]
+        return (levels * xp.repeat(scales, self.block)[:size]).reshape(self.shape)
+
+    @data.setter
+    def data(self, values):
+        raise ValueError("a packed weight is read only; dequantize(model) first")
+
+    @property
+    def arrays(self):
+        held = {".codes": self.codes, ".mean": self.mean}
+        if not self.double:
+            return held | {".scales": self.scales}
+        return held | {f".scales{name}": a for name, a in self.scales.arrays.items()}
+
+    @property
+    def ndim(self):
+        return len(self.shape)
+
+    @property
+    def requires_grad(self):
+        """False: codes cannot move a little."""
+        return False
+
+    @requires_grad.setter
+    def requires_grad(self, train):
+        if train:
+            raise ValueError(
+                "a packed weight cannot train; attach a method, or dequantize(model) first"
+            )
+
+    def packing(self, values):
+        """Other values, packed as these are."""
+        return Packed(values, self.kind, self.block, self.double)
+
+    def __deepcopy__(self, memo):
+        return self  # read only, so it can be shared
+
+    def __repr__(self):
+        return f"Packed({self.shape}, {self.kind!r}, {held(self)} bytes)"
+
+
+def nearest(x, kind):
+    """The code of the level nearest to each number."""
+    levels = LEVELS[kind]
+    middles = [0.5 * (low + high) for low, high in zip(levels, levels[1:], strict=False)]
+    return xp.searchsorted(xp.asarray(middles, dtype=x.dtype), x).astype("uint8")
+
+
+def held(p):
+    """The bytes that a parameter takes in memory."""
+    return sum(a.nbytes for a in p.arrays.values())
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` did: bytes of the weights before and after, and how far off each now is."""
+
+    kind: str
+    numbers: int
+    bytes_before: int
+    bytes_after: int
+    errors: dict = field(repr=False)  # {path: ‖rounded − W‖ / ‖W‖, Frobenius norms}
+
+    def __str__(self):
+        bits, error = 8 * self.bytes_after / self.numbers, fmean(self.errors.values())
+        return (
+            f"{len(self.errors)} weights in {self.kind}: {self.bytes_before:,} bytes are now "
+            f"{self.bytes_after:,} ({bits:.3f} bits a number), {100 * error:.2f} % off on average"
+        )
+
+    __repr__ = __str__
+
+
+def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
+    """Hold the weights of all Linears but `skip` in few bits, and freeze the base: a Quantized.
+
+    kind: "int8", "int4" or "nf4".  The embeddings, norms and biases stay as they are. Raises, and
+    changes nothing, if an adapter is attached (its base would change) or a weight is packed.
+    """
+    layers = {
+        path: m
+        for path, m in model.named_modules()
+        if isinstance(m, Linear) and path.split(".")[-1] not in skip
+    }
+    bare(model)
+    if done := [path for path, layer in layers.items() if isinstance(layer.weight, Packed)]:
+        raise ValueError(f"{done[0]} is packed already; dequantize(model) first")
+    packed = {path: Packed(m.weight.data, kind, block, double) for path, m in layers.items()}
+    errors = {path: relative(packed[path].data, m.weight.data) for path, m in layers.items()}
+    before = sum(held(layer.weight) for layer in layers.values())
+    for path, layer in layers.items():
+        layer.weight = packed[path]
+    for p in model.parameters():
+        p.requires_grad = False
+    numbers = sum(int(np.prod(p.shape)) for p in packed.values())
+    return Quantized(kind, numbers, before, sum(map(held, packed.values())), errors)
+
+
+def dequantize(model):
+    """Hold all weights as plain numbers again, those that the codes stand for, free to train."""
+    bare(model)
+    for _, module in model.named_modules():
+        if isinstance(module, Linear) and isinstance(module.weight, Packed):
+            with dtype(module.weight.dtype):
+                module.weight = Parameter(module.weight.data)
+    for p in model.parameters():
+        p.requires_grad = True
+
+
+def bare(model):
+    """Raise ValueError if adapters are attached."""
+    if names := list(vars(model).get("adapters", ())):
+        raise ValueError(
+            f"{', '.join(map(repr, names))} would lose the base trained on; detach them first"
+        )
+
+
+def relative(a, b):
+    """‖a − b‖ / ‖b‖ in Frobenius norms; 0 if a = b, though both be zero."""
+    off, size = float(xp.linalg.norm(a - b)), float(xp.linalg.norm(b))
+    return off / size if size else off and float("inf")

@@ -1,0 +1,155 @@
+"""The main job: trials, the comparison's files, table and figure, and what resumes."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import minipeft as mp
+from minipeft import compare, plots, runs, trial
+from minipeft.compare import choose_rates, rate, shipped_rates
+from minipeft.data import DOWNSTREAM, PRETRAINING
+from minipeft.runs import processes, run_all
+from minipeft.table import table
+from minipeft.trial import Trial, measure
+
+SMALL = dict(steps=2, lr=0.003, words=8, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [measure(Trial("elicit", method, **SMALL)) for method in compare.METHODS]
+
+
+def test_a_trial_tells_the_truth_about_its_method(rows):
+    base = mp.load_base()
+    for row in rows:
+        method = mp.METHODS[row["method"]]()
+        assert row["trainable"] == method.count(base.config)
+        assert row["percent"] == pytest.approx(100 * row["trainable"] / 237_520)
+        assert row["detached_is_base"] and row["old_detached"] == row["old_before"]
+        assert row["mergeable"] == method.folds == (row["merge_difference"] is not None)
+        assert row["merge_difference"] is None or row["merge_difference"] < 1e-4
+        assert row["file_bytes"] > 4 * row["trainable"]
+        assert row["file_bytes"] < 4 * row["trainable"] + 20_000  # names and settings
+        assert len(row["examples"]) == 3 and len(row["curve"]) == row["steps"]
+
+
+def test_the_tape_of_a_frozen_base_is_smaller(rows):
+    tape = {row["method"]: row["tape_bytes"] for row in rows}
+    assert tape["lora"] < 0.8 * tape["full"]
+
+
+def test_a_trial_is_a_function_of_its_arguments(rows):
+    again = measure(Trial("elicit", "lora", **SMALL))
+    first = dict(next(row for row in rows if row["method"] == "lora"))
+    del again["seconds_per_step"], first["seconds_per_step"]
+    assert again == first
+
+
+def test_other_seeds_give_other_runs(rows):
+    other = measure(Trial("elicit", "lora", seed=1, **SMALL))
+    assert other["curve"] != next(row for row in rows if row["method"] == "lora")["curve"]
+
+
+def test_table_and_figure_have_every_method(rows, tmp_path):
+    text = table(rows)
+    figure = plots.comparison(rows)
+    shown = [label.get_text() for axes in figure.axes for label in axes.texts]
+    for row in rows:
+        assert f"\n{row['method']:<16}{row['trainable']:>10,}" in text
+        assert row["method"] in shown
+    plots.save(figure, tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_of_many_methods_do_not_overlap(rows):
+    crowd = [
+        row | {"exact": 0.5 + 0.01 * i, "trainable": 1000 + i} for i, row in enumerate(rows)
+    ]
+    figure = plots.comparison(crowd)
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text()]
+    for i, one in enumerate(boxes):
+        assert not any(one.overlaps(two) for two in boxes[i + 1 :])
+
+
+@dataclass(frozen=True)
+class Square:
+    """A run whose work leaves a trace, and fails at one number."""
+
+    n: int
+    bad: int
+    trace: str
+
+
+def squared(run):
+    """Work for `run_all`."""
+    with open(run.trace, "a") as file:
+        file.write(f"{run.n}\n")
+    if run.n == run.bad:
+        raise RuntimeError("stopped on purpose")
+    return run.n**2
+
+
+def test_an_interrupted_series_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "key", lambda run: str(run.n))
+    partial, trace = tmp_path / "p.json", tmp_path / "trace"
+    series = [Square(n, 2, str(trace)) for n in range(4)]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run_all(squared, series, processes(1), partial, "v1")
+    assert json.loads(partial.read_text())["1"] == 1
+    series = [replace(run, bad=-1) for run in series]
+    assert run_all(squared, series, processes(1), partial, "v1") == [0, 1, 4, 9]
+    assert not partial.exists()
+    done = trace.read_text().split()
+    assert done.count("0") == done.count("1") == 1  # not done again
+
+
+def test_results_of_another_backbone_are_not_gone_on_with(tmp_path):
+    partial = tmp_path / "p.json"
+    partial.write_text(json.dumps({"of": "squared v0", runs.key(Square(3, -1, "")): 10}))
+    series = [Square(3, -1, str(tmp_path / "trace"))]
+    assert run_all(squared, series, processes(1), partial, "v1") == [9]
+
+
+def test_choosing_a_rate(tmp_path, monkeypatch):
+    def pretend(work, trials, executor, *_):
+        executor.shutdown()
+        return [{"exact": float(t.lr == 0.01), "loss": t.lr} for t in trials]
+
+    monkeypatch.setattr(compare, "run_all", pretend)
+    found = choose_rates(["gerund"], ["lora"], 5, tmp_path)
+    assert found["rates"] == {"lora": {"gerund": 0.01}}
+    written = json.loads((tmp_path / "learning_rates.json").read_text())
+    assert written["trial"]["split"] == "valid" and written["trial"]["steps"] == 5
+    assert len(written["scores"]) == len(compare.GRID)
+
+
+def test_shipped_rates_are_the_best_of_their_scores():
+    found = shipped_rates()
+    for method in compare.METHODS:
+        for task in DOWNSTREAM:
+            tried = [row for row in found["scores"] if row[:2] == [task, method]]
+            best = max(tried, key=lambda row: (row[3], -row[4]))
+            assert [row[2] for row in tried] == found["grid"]
+            assert rate(found["rates"], method, task) == best[2]
+
+
+def test_a_rate_that_diverges_is_a_bad_rate(monkeypatch):
+    def explode(*_, **__):
+        raise FloatingPointError
+
+    monkeypatch.setattr(trial, "fit", explode)
+    assert trial.tune(Trial("gerund", "lora", **SMALL))["exact"] == 0.0
+
+
+def test_the_shipped_backbone_is_as_good_as_its_metrics_say():
+    metrics = json.loads((Path(compare.__file__).parent / "base/metrics.json").read_text())
+    assert sum(metrics["test"][task]["exact"] >= 0.94 for task in PRETRAINING) >= 8
+    assert all(metrics["test"][task]["exact"] <= 0.01 for task in DOWNSTREAM)
+    examples = mp.Task("past").examples("test")
+    assert mp.evaluate(mp.load_base(), examples).exact == pytest.approx(
+        metrics["test"]["past"]["exact"], abs=0.005
+    )

@@ -1,0 +1,99 @@
+"""Write the generated parts of README.md, or check that they are what the code says.
+
+python tests/tools/readme.py              rewrite what lies between the markers
+python tests/tools/readme.py --check      exit 1 if anything would change
+
+A part lies between `<!-- begin NAME -->` and `<!-- end NAME -->`; each is a function here.
+"""
+
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+
+import minipeft as mp
+from minipeft.table import table
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+
+READING = [
+    ("autograd.py", "the tape: `record`, and why a frozen weight costs nothing"),
+    ("ops.py", "primitives, each beside its derivative"),
+    ("functional.py", "the fused ones: linear, norms, attention, cross-entropy"),
+    ("nn.py", "Parameter, Module, and the Site: a function that may be replaced"),
+    ("transformer.py", "GPT-2's shape and Llama's, with a cache of keys and values"),
+    ("peft/lora.py", "one method: its equation is its code"),
+    ("peft/base.py", "what all methods share: Delta, Method, Adapter"),
+    ("peft/attaching.py", "attach, detach, use"),
+    ("peft/merging.py", "merge and unmerge"),
+    ("train.py", "the only training loop"),
+]
+
+
+def reading():
+    """The reading order with line counts."""
+    lines = ["| file | lines | what it is |", "|---|--:|---|"]
+    for name, text in READING:
+        count = len((ROOT / "minipeft" / name).read_text().splitlines())
+        lines.append(f"| [`{name}`](minipeft/{name}) | {count} | {text} |")
+    return "\n".join(lines)
+
+
+def methods():
+    """Every method with the equation that its docstring starts with."""
+    base = mp.load_base()
+    lines = ["| name | class | f(x) becomes | trains¹ | merges |", "|---|---|---|--:|---|"]
+    for name, method in mp.METHODS.items():
+        equation = equation_of(method)
+        count = mp.attach(base, method(), name).count
+        mp.detach(base, name)
+        lines.append(
+            f"| `{name}` | `{method.__name__}` | {equation} | {count:,} "
+            f"| {'yes' if method.folds else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def equation_of(method):
+    """The first indented line of the docstring of a method, or of its file, up to a gap."""
+    texts = inspect.cleandoc(method.__doc__ or ""), inspect.getmodule(method).__doc__
+    lines = (re.search(r"^ {4,}(\S.*)$", text, re.M) for text in texts)
+    line = next(found.group(1) for found in lines if found)
+    return re.split(r" {4,}", line)[0].replace("|", "\\|")
+
+
+def comparison():
+    """The shipped comparison as the command prints it."""
+    rows = json.loads((ROOT / "figures" / "compare.json").read_text())["rows"]
+    return "```text\n" + table(rows).rstrip() + "\n```"
+
+
+PARTS = {"reading": reading, "methods": methods, "comparison": comparison}
+
+
+def written(text):
+    """README.md with every part made anew."""
+    for name, part in PARTS.items():
+        begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+        if begin in text:
+            head, rest = text.split(begin)
+            text = head + begin + part() + end + rest.split(end, 1)[1]
+    return text
+
+
+def main():
+    """Rewrite or check; returns the exit code."""
+    old = README.read_text()
+    new = written(old)
+    if "--check" in sys.argv:
+        if new != old:
+            print("README.md is out of date: run python tests/tools/readme.py", file=sys.stderr)
+        return int(new != old)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
