@@ -38,13 +38,16 @@ from .peft import (
     PTuningV2,
     adapters,
     attach,
+    combine,
     detach,
     disabled,
     in_use,
+    loftq,
     merge,
     unmerge,
     use,
 )
+from .quantize import dequantize, quantize
 from .train import evaluate, fit
 from .transformer import Transformer
 
@@ -52,9 +55,9 @@ __all__ = [
     "METHODS", "Adapter", "Bottleneck", "Compacter", "Config", "Examples", "Full", "History",
     "LlamaAdapter", "LoRA", "PTuning", "PTuningV2", "Parallel", "Parameter", "Pfeiffer",
     "Prefix", "Prompt", "Score", "Task", "Tensor", "Transformer",
-    "adapters", "attach", "detach", "disabled", "dtype", "evaluate", "fingerprint", "fit",
-    "generate", "in_use", "load_adapter", "load_base", "load_model", "merge", "no_grad",
-    "save_adapter", "save_model", "unmerge", "use",
+    "adapters", "attach", "combine", "dequantize", "detach", "disabled", "dtype", "evaluate",
+    "fingerprint", "fit", "generate", "in_use", "load_adapter", "load_base", "load_model",
+    "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model", "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaint is one line that names the nearest option."""
 
     def error(self, message):
+        """Exit with the message and code 2."""
         known = [name for action in self._actions for name in action.option_strings]
         start = "unrecognized arguments: "
         if message.startswith(start):
@@ -34,12 +35,9 @@ def main(arguments=None):
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f".{name}", __package__)
+        plain, about = argparse.RawDescriptionHelpFormatter, module.__doc__
         command = commands.add_parser(
-            name,
-            help=text,
-            description=module.__doc__,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, help=text, description=about, allow_abbrev=False, formatter_class=plain
         )
         module.arguments(command)
         command.set_defaults(run=module.main, parser=command)
@@ -59,10 +57,8 @@ def main(arguments=None):
         print(f"minipeft {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"minipeft {options.command}: interrupted; what is finished was kept",
-            file=sys.stderr,
-        )
+        text = "interrupted; what is finished was kept"
+        print(f"minipeft {options.command}: {text}", file=sys.stderr)
         return 130
 
 

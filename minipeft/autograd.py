@@ -74,6 +74,11 @@ class Tensor:
         return self.node is not None
 
     @property
+    def arrays(self):
+        """What holds it in memory, {end of its name in a file: array}; one, unless packed."""
+        return {"": self.data}
+
+    @property
     def shape(self):
         """The length of each axis."""
         return self.data.shape
@@ -152,29 +157,35 @@ def no_grad():
 def backward(loss):
     """Add d loss / d leaf to the `.grad` of every leaf that the scalar `loss` depends on.
 
-    The tape is used up on the way, its arrays freed as soon as they were needed.
-    Raises ValueError for a loss that is no scalar or depends on nothing trainable, and
-    RuntimeError for a tape that was used before: compute the loss again.
+    Raises what `gradients` raises, and then adds nothing.
     """
-    if loss.data.size != 1:
-        raise ValueError(
-            f"backward starts from one number, but the loss has shape {loss.shape}; "
-            "reduce it first, with .mean() or .sum()"
-        )
+    for leaf, g in gradients(loss).items():
+        leaf.grad = g if leaf.grad is None else leaf.grad + g
+
+
+def gradients(loss, g=None):
+    """{leaf node: d loss / d leaf} for every leaf that the scalar `loss` depends on.
+
+    g: the gradient to start from, where `loss` is a step on the way and no scalar.
+    The tape is used up, its arrays freed as soon as they were needed. Raises ValueError for a
+    loss that is no scalar or depends on nothing trainable, and RuntimeError for a tape that was
+    used before: compute the loss again.
+    """
+    if g is None and loss.data.size != 1:
+        text = f"backward starts from one number, but the loss has shape {loss.shape}"
+        raise ValueError(f"{text}; reduce it first, with .mean() or .sum()")
     if loss.node is None:
-        raise ValueError(
-            "the loss depends on nothing that requires a gradient; "
-            "attach a method or set requires_grad before the forward pass"
-        )
-    pending = {loss.node: xp.ones_like(loss.data)}
+        text = "the loss depends on nothing that requires a gradient"
+        raise ValueError(f"{text}; attach a method or set requires_grad before computing it")
+    found, pending = {}, {loss.node: xp.ones_like(loss.data) if g is None else g}
     heap = [(-loss.node.number, loss.node)]
     while heap:  # the youngest node first: all that used it have been visited
         node = heapq.heappop(heap)[1]
         g = pending.pop(node)
         if node.edges is None:
             raise RuntimeError("this tape was already used; compute the loss again")
-        if not node.edges:  # a leaf
-            node.grad = g if node.grad is None else node.grad + g
+        if not node.edges:
+            found[node] = g
             continue
         edges, node.edges = node.edges, None
         while edges:
@@ -185,6 +196,7 @@ def backward(loss):
             else:
                 pending[source] = dx
                 heapq.heappush(heap, (-source.number, source))
+    return found
 
 
 def unbroadcast(g, shape):
@@ -207,7 +219,7 @@ def tape_arrays(loss, parameters=()):
     Walks from the loss to the leaves and looks into the closures of the derivatives. Those of
     the `parameters` are left out: what remains are activations.
     """
-    owned = {id(owner(p.data)) for p in parameters}
+    owned = {id(owner(a)) for p in parameters for a in p.arrays.values()}
     buffers, seen, todo = {}, set(), [loss.node]
     while todo:
         thing = todo.pop()
@@ -217,6 +229,8 @@ def tape_arrays(loss, parameters=()):
         if isinstance(thing, Node):
             for source, vjp in thing.edges or ():
                 todo += source, vjp
+        elif isinstance(thing, Tensor):
+            todo += thing.arrays.values()
         elif isinstance(thing, xp.ndarray):
             buffers[id(owner(thing))] = owner(thing)
         else:  # a derivative, or a function that it shares with others

@@ -1,10 +1,10 @@
 """Models and adapters in files, in HF PEFT's names where it has one.
 
-    base/     config.json           model.safetensors
-    adapter/  adapter_config.json   adapter_model.safetensors      what was trained, and nothing else
+    base/      config.json           model.safetensors
+    adapter/   adapter_config.json   adapter_model.safetensors: what was trained, no more
 
-An adapter's file carries its own configuration and the fingerprint of the base it was trained on,
-so a wrong base is an error, never a wrong answer.
+An adapter's file carries its own configuration and the fingerprint of the base it was trained
+on, so a wrong base is an error, never a wrong answer.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from .files import numbers_in, own_config, read_arrays, read_json, write_arrays,
 from .peft import METHODS
 from .peft.attaching import install, prepare, use
 from .peft.base import base_parameters, find
+from .quantize import Packed, pack
 from .transformer import Transformer
 
 # our name of an array at the end of a path: HF PEFT's
@@ -28,9 +29,16 @@ ABOUT = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_
 
 
 def save_model(model, folder):
-    """Write the base of a model, adapters aside, to config.json and model.safetensors."""
-    arrays = {path: p.data for path, p in base_parameters(model)}
+    """Write the base of a model, adapters aside, to config.json and model.safetensors.
+
+    Weights that are held in few bits are written as their codes and scales.
+    """
     config = asdict(model.config) | {"dtype": str(model.wte.weight.dtype)}
+    parameters = dict(base_parameters(model))
+    packed = {path: p.packed_by for path, p in parameters.items() if isinstance(p, Packed)}
+    if packed:
+        config["packed"] = packed
+    arrays = held(parameters)
     write_arrays(Path(folder) / "model.safetensors", arrays, {"config": json.dumps(config)})
     write_json(Path(folder) / "config.json", config)
 
@@ -39,21 +47,31 @@ def load_model(folder):
     """A Transformer as saved by `save_model`, in the precision in which it was saved."""
     path = Path(folder) / "model.safetensors"
     values = own_config(path, read_json(Path(folder) / "config.json"), "config")
-    precision = values.pop("dtype", "float32")
+    precision, packed = values.pop("dtype", "float32"), values.pop("packed", {})
     config = Config.from_dict(values)
-    if (found := numbers_in(path)) != config.size:
+    if (found := numbers_in(path)) != config.size and not packed:
         raise ValueError(f"{path} holds {found:,} numbers, its config needs {config.size:,}")
     with dtype(precision):
         model = Transformer(config, rng=0)
-    parameters = dict(model.named_parameters())
-    arrays, _ = read_arrays(path, {name: p.data for name, p in parameters.items()})
-    for name, p in parameters.items():
-        p.data = xp.asarray(arrays[name])
+    pack(model, packed)
+    wanted = held(dict(model.named_parameters()))
+    arrays, _ = read_arrays(path, wanted)
+    for name, a in wanted.items():
+        a[...] = xp.asarray(arrays[name])
     return model
 
 
+def held(parameters):
+    """The arrays that hold {path: Parameter}, by their names in a file."""
+    return {
+        f"{path}{end}": array
+        for path, p in parameters.items()
+        for end, array in p.arrays.items()
+    }
+
+
 def load_base():
-    """The pretrained backbone that ships with the package; `minipeft pretrain` makes it anew."""
+    """The pretrained backbone that ships with the package; `minipeft pretrain` remakes it."""
     return load_model(files(__package__) / "base")
 
 
@@ -82,8 +100,8 @@ def save_adapter(model, name, folder):
 def load_adapter(model, folder, name=None):
     """Attach an adapter from a folder under a name (default: the folder's); use and return it.
 
-    Raises ValueError, and leaves the model as it was, if the files are damaged or do not fit the
-    model, or if the base is not the one that the adapter was trained on.
+    Raises ValueError, and leaves the model as it was, if the files are damaged or do not fit
+    the model, or if the base is not the one that the adapter was trained on.
     """
     path = Path(folder) / "adapter_model.safetensors"
     values = own_config(path, read_json(Path(folder) / "adapter_config.json"), "config")

@@ -12,8 +12,8 @@ RANGES = {"dropout": (0, 1), "norm_eps": (0, 1), "rope_theta": (1, 1e12), "init_
 class Config:
     """The sizes and choices of a transformer: GPT-2's shape by default, or Llama's.
 
-    Raises ValueError for sizes that are no whole numbers ≥ 1 or cannot be divided as needed, for
-    a choice that does not exist, and for a number out of its range.
+    Raises ValueError for sizes that are no whole numbers ≥ 1 or cannot be divided as needed,
+    for a choice that does not exist, and for a number out of its range.
     """
 
     vocab: int

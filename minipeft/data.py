@@ -4,8 +4,8 @@
 
 The words are common English verbs, nouns and adjectives with their inflections (words/NOTICE
 says where from). The backbone learns the tasks of PRETRAINING; each task of DOWNSTREAM has a
-token that it never saw. Lemmas, not rows, are split into train, validation and test: no lemma of
-one split occurs in another, whatever the task.
+token that it never saw. Lemmas, not rows, are split into train, validation and test: no lemma
+of one split occurs in another, whatever the task.
 """
 
 import csv
@@ -87,7 +87,7 @@ PAD, SEP, END = range(3)
 
 
 def encode(task, lemma, target=None):
-    """Token ids of a prompt `[task] l e m m a [sep]`, followed by `t a r g e t [end]` if given."""
+    """Token ids of `[task] l e m m a [sep]`, followed by `t a r g e t [end]` if given."""
     if f"[{task}]" not in IDS:
         raise ValueError(unknown("task", task, TASK_TOKENS))
     for letter in lemma + (target or ""):
@@ -119,7 +119,7 @@ class Examples:
 
     @classmethod
     def of(cls, triples):
-        """From (task, lemma, target) triples: the answer and [end] are learnt, the prompt not."""
+        """From (task, lemma, target) triples; only the answer and its [end] are learnt."""
         sequences = [(encode(*triple), len(triple[1]) + 2) for triple in triples]
         longest = max((len(ids) for ids, _ in sequences), default=0)
         ids = np.full((len(sequences), max(longest - 1, 0)), PAD)

@@ -1,7 +1,7 @@
 """Arrays and JSON in files: safetensors, written whole or not at all, and checked when read.
 
-A file is written beside its place and renamed, so a crash leaves the old one whole. Arrays carry
-a checksum. Nothing here can execute code: no pickle.
+A file is written beside its place and renamed, so a crash leaves the old one whole. Arrays
+carry a checksum. Nothing here can execute code: no pickle.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from .backend import np, to_numpy
 
-KINDS = {"F64": "float64", "F32": "float32"}
+KINDS = {"F64": "float64", "F32": "float32", "U8": "uint8"}
 DAMAGED = (  # what safetensors raises for files that are none
     safetensors.SafetensorError,
     TypeError,

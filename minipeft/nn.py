@@ -5,7 +5,9 @@ modules, parameters, and lists or dicts of modules. Weights are (out, in), as in
 """
 
 import contextlib
+import copy
 import math
+from contextvars import ContextVar
 from functools import partial
 
 from . import functional as F
@@ -79,16 +81,13 @@ class Module:
             p.grad = None
 
     @contextlib.contextmanager
-    def training(self, rng):
-        """Inside the block Dropout drops, by masks drawn from `rng`; elsewhere it does not."""
-        drops = [m for _, m in self.named_modules() if isinstance(m, Dropout)]
-        for drop in drops:
-            drop.rng = rng
+    def training(self, noise):
+        """Inside the block Dropout drops, by masks from a Generator or Noise; elsewhere not."""
+        token = _noise.set(noise)
         try:
             yield
         finally:
-            for drop in drops:
-                drop.rng = None
+            _noise.reset(token)
 
     def __repr__(self):
         return draw(self)
@@ -177,16 +176,50 @@ class RMSNorm(Module):
         return F.rms_norm(x, self.weight, self.eps)
 
 
+_noise = ContextVar("noise", default=None)  # what Dropout draws from; None: nothing drops
+
+
+class Noise:
+    """Random numbers for the rows of a batch: a row's do not depend on which others it is with.
+
+    So a batch read in parts, on any number of workers, drops what it drops when read at once.
+    """
+
+    def __init__(self, seed, rows):
+        self.seed, self.rows, self.drawn = seed, rows, 0
+
+    def random(self, shape, dtype):
+        """Uniform numbers in [0, 1) of a shape (rows, …), other ones at every call."""
+        self.drawn += 1
+        each = [np.random.default_rng([*self.seed, self.drawn, row]) for row in self.rows]
+        return np.stack([rng.random(shape[1:], dtype) for rng in each])
+
+
+def same_noise(f):
+    """f, drawing at every call the numbers that it would draw now."""
+    now = copy.deepcopy(_noise.get())
+
+    def again(*args):
+        token = _noise.set(copy.deepcopy(now))
+        try:
+            return f(*args)
+        finally:
+            _noise.reset(token)
+
+    return again
+
+
 class Dropout(Module):
     """Zero a fraction p, scale the rest by 1 / (1 − p), but only inside `Module.training`."""
 
     def __init__(self, p):
         if not 0 <= p < 1:
             raise ValueError(f"a dropout probability lies in [0, 1), got {p}")
-        self.p, self.rng = p, None
+        self.p = p
 
     def forward(self, x):
-        return x if self.rng is None or self.p == 0 else F.dropout(x, self.p, self.rng)
+        noise = _noise.get()
+        return x if noise is None or self.p == 0 else F.dropout(x, self.p, noise)
 
 
 def kaiming_uniform(rng, n_out, n_in):

@@ -1,7 +1,7 @@
 """Every picture of the package, drawn from plain rows: the only importer of matplotlib.
 
-One colour a family of methods (Okabe & Ito's, which colour-blind readers tell apart), one marker
-a method.
+One colour a family of methods (Okabe & Ito's, which colour-blind readers tell apart), and one
+marker a method.
 """
 
 import itertools
@@ -51,7 +51,7 @@ def history(run, axes=None):
 def comparison(rows):
     """Exact match on unseen words against trainable numbers, a panel a task, a marker a method.
 
-    Whiskers span the seeds. Of several budgets the largest is filled, tied to the hollow others.
+    Whiskers span the seeds. Of several budgets the largest is filled, the others hollow.
     """
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     steps = sorted({row["steps"] for row in rows})
@@ -129,7 +129,7 @@ def around(point, size):
 
 
 def places(x, y, width, height, frame):
-    """Boxes (left, bottom, right, top) around a point in pixels, nearest first, in the frame."""
+    """Boxes (left, bottom, right, top) near a point in pixels, nearest first, in the frame."""
     for away in range(1, 40):
         for left in (x + 7, x - 7 - width, x - width / 2):
             for rise in (away, -away):

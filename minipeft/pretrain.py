@@ -30,7 +30,7 @@ CHECKPOINT = "run.safetensors"  # removed when the run is complete
 def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
     """Train the backbone; write it, its vocabulary and metrics to `out`; return the metrics.
 
-    Goes on where an interrupted run in the same folder stopped, and returns None if interrupted.
+    Goes on where an interrupted run in the same folder stopped; returns None if interrupted.
     One BLAS thread, so that a machine gives the same bits however many cores it lends.
     words: how many test words of each task to score (None: all).
     """

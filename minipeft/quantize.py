@@ -5,17 +5,19 @@
     int8   k / 127, k = −127 … 127        int4   k / 7, k = −7 … 7
     nf4    16 quantiles of N(0, 1), as trained weights are about normal: denser near zero
 
-Two 4-bit codes share a byte. A float32 scale for 64 numbers costs 0.5 bits a number; with double
-quantisation the scales, less their mean, are held in int8 themselves, in blocks of 256, which
-costs 8/64 + 32/(64 · 256) = 0.127 bits. So nf4 takes 4.127 bits a number where float32 takes 32.
-The weight is made anew from its codes whenever a product needs it, forward and backward, and
-then dropped. Any method trains on top, and its gradient passes through the rounded weights.
+Two 4-bit codes share a byte. A float32 scale for 64 numbers costs 0.5 bits a number; with
+double quantisation the scales, less their mean, are held in int8 themselves, in blocks of 256,
+which costs 8/64 + 32/(64 · 256) = 0.127 bits. So nf4 takes 4.127 bits a number, float32 takes
+32. The weight is made anew from its codes whenever a product needs it, forward and backward,
+and then dropped. Any method trains on top; its gradient passes through the rounded weights.
 
 Dettmers et al. 2023 (QLoRA), sections 2 and 3, arXiv:2305.14314; block-wise scales: Dettmers et
 al. 2021, arXiv:2110.02861
 """
 
 import functools
+import itertools
+import math
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 
@@ -84,10 +86,10 @@ class Packed(Parameter):
     @property
     def data(self):
         """The array that the codes stand for."""
-        size = int(np.prod(self.shape))
-        scales = (self.scales.data + self.mean if self.double else self.scales).astype(self.dtype)
-        levels = table(self.kind, self.dtype)[self.codes].reshape(-1)[:size]
-        return (levels * xp.repeat(scales, self.block)[:size]).reshape(self.shape)
+        levels = table(self.kind, self.dtype)[self.codes].reshape(-1)[: self.size]
+        scales = self.scales.data + self.mean if self.double else self.scales
+        scales = xp.repeat(scales.astype(self.dtype), self.block)[: self.size]
+        return (levels * scales).reshape(self.shape)
 
     @data.setter
     def data(self, values):
@@ -105,6 +107,21 @@ class Packed(Parameter):
         return len(self.shape)
 
     @property
+    def size(self):
+        """How many numbers the codes stand for."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self):
+        """The bytes that it takes in memory."""
+        return sum(a.nbytes for a in self.arrays.values())
+
+    @property
+    def packed_by(self):
+        """Kind, block and double, as the options of a Packed."""
+        return {"kind": self.kind, "block": self.block, "double": self.double}
+
+    @property
     def requires_grad(self):
         """False: codes cannot move a little."""
         return False
@@ -118,30 +135,25 @@ class Packed(Parameter):
 
     def packing(self, values):
         """Other values, packed as these are."""
-        return Packed(values, self.kind, self.block, self.double)
+        return Packed(values, **self.packed_by)
 
     def __deepcopy__(self, memo):
         return self  # read only, so it can be shared
 
     def __repr__(self):
-        return f"Packed({self.shape}, {self.kind!r}, {held(self)} bytes)"
+        return f"Packed({self.shape}, {self.kind!r}, {self.nbytes:,} bytes)"
 
 
 def nearest(x, kind):
     """The code of the level nearest to each number."""
     levels = LEVELS[kind]
-    middles = [0.5 * (low + high) for low, high in zip(levels, levels[1:], strict=False)]
+    middles = [0.5 * (low + high) for low, high in itertools.pairwise(levels)]
     return xp.searchsorted(xp.asarray(middles, dtype=x.dtype), x).astype("uint8")
-
-
-def held(p):
-    """The bytes that a parameter takes in memory."""
-    return sum(a.nbytes for a in p.arrays.values())
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What `quantize` did: bytes of the weights before and after, and how far off each now is."""
+    """What `quantize` did: bytes of the weights before and after, and how far off each is."""
 
     kind: str
     numbers: int
@@ -153,7 +165,7 @@ class Quantized:
         bits, error = 8 * self.bytes_after / self.numbers, fmean(self.errors.values())
         return (
             f"{len(self.errors)} weights in {self.kind}: {self.bytes_before:,} bytes are now "
-            f"{self.bytes_after:,} ({bits:.3f} bits a number), {100 * error:.2f} % off on average"
+            f"{self.bytes_after:,} ({bits:.3f} bits a number), {100 * error:.2f} % off"
         )
 
     __repr__ = __str__
@@ -162,31 +174,44 @@ class Quantized:
 def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
     """Hold the weights of all Linears but `skip` in few bits, and freeze the base: a Quantized.
 
-    kind: "int8", "int4" or "nf4".  The embeddings, norms and biases stay as they are. Raises, and
+    kind: "int8", "int4" or "nf4".  Embeddings, norms and biases stay as they are. Raises, and
     changes nothing, if an adapter is attached (its base would change) or a weight is packed.
     """
-    layers = {
-        path: m
-        for path, m in model.named_modules()
-        if isinstance(m, Linear) and path.split(".")[-1] not in skip
-    }
-    bare(model)
-    if done := [path for path, layer in layers.items() if isinstance(layer.weight, Packed)]:
-        raise ValueError(f"{done[0]} is packed already; dequantize(model) first")
-    packed = {path: Packed(m.weight.data, kind, block, double) for path, m in layers.items()}
-    errors = {path: relative(packed[path].data, m.weight.data) for path, m in layers.items()}
-    before = sum(held(layer.weight) for layer in layers.values())
+    check_bare(model)
+    layers = {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
+    layers = {path: m for path, m in layers.items() if path.split(".")[-1] not in skip}
     for path, layer in layers.items():
-        layer.weight = packed[path]
-    for p in model.parameters():
+        if isinstance(layer.weight, Packed):
+            raise ValueError(f"{path} is packed already; dequantize(model) first")
+    dense = {path: layer.weight.data for path, layer in layers.items()}
+    how = {"kind": kind, "block": block, "double": double}
+    packed = pack(model, {f"{path}.weight": how for path in layers}).values()
+    errors = {
+        path: relative(p.data, w) for (path, w), p in zip(dense.items(), packed, strict=True)
+    }
+    before, after = (sum(a.nbytes for a in side) for side in (dense.values(), packed))
+    return Quantized(kind, sum(p.size for p in packed), before, after, errors)
+
+
+def pack(model, how):
+    """Replace weights by packed ones, {path: options of Packed}, and freeze the base if any."""
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for path, options in how.items():
+        if not path.endswith(".weight") or path not in parameters:
+            raise ValueError(unknown("weight to pack", path, parameters))
+        if not isinstance(options, dict) or options.keys() != {"kind", "block", "double"}:
+            raise ValueError(f"{path} is packed by kind, block and double, got {options!r}")
+    packed = {path: Packed(parameters[path].data, **how[path]) for path in how}
+    for path, p in packed.items():
+        modules[path.removesuffix(".weight")].weight = p
+    for p in model.parameters() if packed else ():
         p.requires_grad = False
-    numbers = sum(int(np.prod(p.shape)) for p in packed.values())
-    return Quantized(kind, numbers, before, sum(map(held, packed.values())), errors)
+    return packed
 
 
 def dequantize(model):
-    """Hold all weights as plain numbers again, those that the codes stand for, free to train."""
-    bare(model)
+    """Hold all weights as plain numbers again, as the codes give them, free to train."""
+    check_bare(model)
     for _, module in model.named_modules():
         if isinstance(module, Linear) and isinstance(module.weight, Packed):
             with dtype(module.weight.dtype):
@@ -195,7 +220,7 @@ def dequantize(model):
         p.requires_grad = True
 
 
-def bare(model):
+def check_bare(model):
     """Raise ValueError if adapters are attached."""
     if names := list(vars(model).get("adapters", ())):
         raise ValueError(

@@ -1,7 +1,7 @@
 """Independent runs, side by side: over processes of this machine or a Dask cluster, resumable.
 
-Each run is a plain value handed to one function; its result, a JSON object, is kept in a file as
-soon as it is there: an interrupted series goes on where it stopped, a lost worker loses one run.
+Each run is a plain value handed to one function; its result, a JSON object, is kept in a file
+as soon as it is there: an interrupted series goes on where it stopped.
 """
 
 import json
@@ -20,8 +20,8 @@ from .files import read_json, write_json
 def run_all(work, trials, executor, partial, of, label="runs"):
     """[work(trial) for each trial, a dataclass], computed by an Executor, with progress.
 
-    partial: the file of finished results, removed at the end.  of: a string that says on what the
-    results depend beside the trial; a file of results of something else is replaced.
+    partial: the file of finished results, removed at the end.  of: a string that says on what
+    the results depend beside the trial; a file of results of something else is replaced.
     """
     partial, start = Path(partial), {"of": f"{work.__name__} {of}"}
     done = read_json(partial) if partial.is_file() else start

@@ -4,7 +4,7 @@ import statistics
 
 
 def groups(rows):
-    """{(task, steps): {method: its rows, one a seed}}, in the order in which they first come."""
+    """{(task, steps): {method: its rows, one a seed}}, in the order they come."""
     grouped = {}
     for row in rows:
         group = grouped.setdefault((row["task"], row["steps"]), {})
@@ -25,7 +25,8 @@ def spread(rows, column):
 
 HEAD = (
     f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{'exact':>15}{'loss':>8}"
-    f"{'old tasks':>11}{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}  merges (max logit change)"
+    f"{'old tasks':>11}{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}"
+    "  merges (max logit change)"
 )
 
 
@@ -36,9 +37,9 @@ def table(rows):
         first = next(iter(methods.values()))[0]
         seeds = max(map(len, methods.values()))
         lines += [
-            f"{task}: {steps} steps of {first['batch_size']} words, {seeds} seed{'s'[: seeds > 1]}; "
-            f"before: exact match {first['exact_before']:.3f}, loss {first['loss_before']:.2f} "
-            f"nats a letter, old tasks {first['old_before']:.3f}",
+            f"{task}: {steps} steps of {first['batch_size']} words, "
+            f"{seeds} seed{'s'[: seeds > 1]}; before: exact match {first['exact_before']:.3f}, "
+            f"loss {first['loss_before']:.2f} nats a letter, old tasks {first['old_before']:.3f}",
             HEAD,
         ]
         lines += [line(name, seeds_of) for name, seeds_of in methods.items()]

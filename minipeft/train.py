@@ -6,25 +6,23 @@ the same seed gives the same bits, and a run resumed from its checkpoint ends wh
 uninterrupted one does.
 """
 
-import contextlib
 import json
 import math
-import signal
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from .accumulate import accumulate, reading
 from .autograd import no_grad
 from .backend import np, to_numpy, xp
 from .errors import unknown
 from .files import read_arrays, write_arrays
 from .functional import IGNORE, cross_entropy
 from .history import History, Score
+from .interrupt import ending_on_ctrl_c
 from .optim import AdamW, clip_scale, grad_norm, learning_rate
-from .transformer import check_labels
 
 
 def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
@@ -46,9 +44,9 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         run.resume(checkpoint)
     last = steps if until is None else min(until, steps)
     bar = tqdm(desc=label, initial=run.done, total=steps, disable=None, leave=False)
-    with bar, ending_on_ctrl_c() as asked:
+    with bar, ending_on_ctrl_c() as asked, reading(model, run.settings) as each:
         while run.done < last and not asked.is_set():
-            run.step()
+            run.step(each)
             bar.update()
             bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", refresh=False)
             if checkpoint is not None and run.done % save_every == 0:
@@ -72,10 +70,12 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     accumulate: int = 1  # parts in which to read a batch: the same gradient in less memory
+    workers: int = 1  # threads that read parts of a batch side by side, one BLAS thread each
+    recompute: bool = False  # gradient checkpointing: see `recompute`
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate"):
+        for name in ("steps", "batch_size", "accumulate", "workers"):
             number = getattr(self, name)
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
@@ -102,12 +102,12 @@ class Run:
         """How many steps have been taken."""
         return self.optimizer.steps
 
-    def step(self):
+    def step(self, each=map):
         """One batch forward and backward, one update, one line in the history."""
         began, s, parameters = time.perf_counter(), self.settings, self.optimizer.parameters
         ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
-        with self.model.training(np.random.default_rng([s.seed, 1, self.done])):
-            loss = accumulate(self.model, ids, labels, s.accumulate)
+        parts, seed = s.accumulate * s.workers, (s.seed, 1, self.done)
+        loss = accumulate(self.model, ids, labels, parts, seed, each)
         norm = grad_norm(parameters)
         if not math.isfinite(loss + norm):
             self.give_up(loss, norm)
@@ -166,22 +166,6 @@ class Run:
         return json.loads(json.dumps(asdict(self.settings))) | {"examples": len(self.data)}
 
 
-def accumulate(model, ids, labels, parts=1):
-    """Add the gradient of a batch's mean loss to the parameters; return the loss in nats.
-
-    The batch is read in parts, and each part's sum divided by the count of labels in the whole
-    batch: a mean of the parts' means would give labels in a short part more weight.
-    """
-    labels = check_labels(labels, np.shape(ids), model.config.vocab)
-    count, total = int((labels != IGNORE).sum()), 0.0
-    for rows in np.array_split(np.arange(len(ids)), min(parts, len(ids))):
-        if (labels[rows] != IGNORE).any():
-            loss = model.loss(ids[rows], labels[rows], count)
-            loss.backward()
-            total += loss.item()
-    return total
-
-
 def evaluate(model, examples, batch_size=256):
     """The Score of a model on Examples.
 
@@ -199,22 +183,3 @@ def evaluate(model, examples, batch_size=256):
             right += int(((best == labels) | ~asked).all(axis=1).sum())
             tokens += int(asked.sum())
     return Score(nats / tokens, right / len(examples))
-
-
-@contextlib.contextmanager
-def ending_on_ctrl_c():
-    """Inside the block the first Ctrl-C sets the event that is given; a second interrupts."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # signals reach the main thread only
-        return
-
-    def note(*_):
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)

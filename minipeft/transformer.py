@@ -4,24 +4,24 @@
     for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
     logits = norm(x) · headᵀ
 
-Written with a cache of keys and values from the start: training is reading from an empty cache, and
-two lines follow from that. The causal mask is aligned to the end (query i sees slot j when
+Written with a cache of keys and values from the start: training is reading from an empty cache.
+Two lines follow from that. The causal mask is aligned to the end (query i sees slot j when
 j ≤ i + S − T), and a token's position is the number of real tokens before it.
 Nothing here knows of fine-tuning; a Site only says where a function may be replaced.
 
-B batch, T tokens read now, S slots in all, D width, H heads, G key-value heads, K head width, V vocabulary.
+B batch, T tokens read now, S slots in all, D width, H heads, G key-value heads, K head width,
+V vocabulary.
 """
 
 import functools
 
 from . import functional as F
 from .backend import np, xp
+from .inputs import check_ids, check_labels
 from .nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site
 from .ops import concat
 
-HIDDEN = (
-    -1e30
-)  # added to a masked score: e^HIDDEN is 0, and a row with nothing to see stays finite
+HIDDEN = -1e30  # added to a masked score: its exponential is 0, yet no row becomes NaN
 
 
 class Cache:
@@ -33,38 +33,35 @@ class Cache:
         self.real = None  # (B, S) booleans; None: all are real
 
     def append(self, layer, k, v):
-        """Add new keys and values (B, G, T, K) of a layer behind the old; return all of them."""
+        """Add a layer's new keys and values (B, G, T, K) behind the old; return all of them."""
         if self.keys[layer] is not None:
-            k, v = (
-                concat([old[layer], new], axis=2)
-                for old, new in ((self.keys, k), (self.values, v))
-            )
+            k = concat([self.keys[layer], k], axis=2)
+            v = concat([self.values[layer], v], axis=2)
         self.keys[layer], self.values[layer] = k, v
         return k, v
 
     def extend(self, B, T, real, dtype):
         """Make room for T more slots; return their positions, (T,) or (B, T), and the mask.
 
-        A position is the number of real slots before. The mask, (T, S) or (B, T, S), is added to
-        scores: 0 where a query may look, hugely negative where it may not.
+        A position is the number of real slots before. The mask, (T, S) or (B, T, S), is added
+        to scores: 0 where a query may look, HIDDEN or less where it may not.
         """
         self.length += T
         if real is None and self.real is None:
             return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
         old = np.ones((B, self.length - T), bool) if self.real is None else self.real
-        self.real = np.concatenate(
-            [old, np.ones((B, T), bool) if real is None else real], axis=1
-        )
+        new = np.ones((B, T), bool) if real is None else real
+        self.real = np.concatenate([old, new], axis=1)
         positions = np.maximum(self.real.cumsum(axis=1)[:, -T:] - 1, 0)
         hidden = (~self.real[:, None, :] * HIDDEN).astype(dtype)
         return positions, causal(T, self.length, dtype) + xp.asarray(hidden)
 
     def behind(self, keys, values):
-        """A new cache that starts with the given slots, keys[layer] (B, G, P, K), then has this one's."""
-        new = Cache(len(self.keys))
-        new.length = self.length + keys[0].shape[2]
+        """A new cache of the given slots, keys[layer] (B, G, P, K), followed by this one's."""
+        new, P = Cache(len(self.keys)), keys[0].shape[2]
+        new.length = P + self.length
         if self.real is not None:
-            seen = np.ones((len(self.real), keys[0].shape[2]), bool)
+            seen = np.ones((len(self.real), P), bool)
             new.real = np.concatenate([seen, self.real], axis=1)
         for layer, pair in enumerate(zip(keys, values, strict=True)):
             new.append(layer, *pair)
@@ -80,7 +77,7 @@ def causal(T, S, dtype):
 
 
 class Start(Site):
-    """How a sequence starts: with its own embeddings x (B, T, D) and nothing to look back at."""
+    """How a sequence starts: with its embeddings x (B, T, D) and nothing to look back at."""
 
     def __init__(self, config):
         super().__init__()
@@ -142,16 +139,16 @@ def split_heads(x, heads):
 
 
 class MLP(Site):
-    """Token by token, (B, T, D) -> (B, T, D): down(gelu(up x)), or with a gate down(silu(gate x) · up x)."""
+    """down(gelu(up x)), or gated: down(silu(gate x) · up x); (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config, rng):
         super().__init__()
         D, ffn, std = config.width, config.ffn, config.init_std
-        if config.mlp == "swiglu":
+        self.gated = config.mlp == "swiglu"
+        if self.gated:
             self.gate_proj = Linear(D, ffn, rng, config.bias, std)
         self.up_proj = Linear(D, ffn, rng, config.bias, std)
         self.down_proj = Linear(ffn, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
-        self.gated = config.mlp == "swiglu"
 
     def forward(self, x):
         if self.gated:
@@ -159,13 +156,19 @@ class MLP(Site):
         return self.down_proj(F.gelu(self.up_proj(x)))
 
 
-class Block(Module):
+def norm(config):
+    """LayerNorm or RMSNorm, as the Config says."""
+    kind = LayerNorm if config.norm == "layer" else RMSNorm
+    return kind(config.width, config.norm_eps)
+
+
+class Block(Site):
     """One layer: attention, then MLP, each behind a norm and added to the stream."""
 
     def __init__(self, config, rng):
-        norm = LayerNorm if config.norm == "layer" else RMSNorm
-        self.ln_1, self.attn = norm(config.width, config.norm_eps), Attention(config, rng)
-        self.ln_2, self.mlp = norm(config.width, config.norm_eps), MLP(config, rng)
+        super().__init__()
+        self.ln_1, self.attn = norm(config), Attention(config, rng)
+        self.ln_2, self.mlp = norm(config), MLP(config, rng)
         self.drop = Dropout(config.dropout)
 
     def forward(self, x, *memory):
@@ -177,42 +180,38 @@ class Transformer(Module):
     """A language model: token ids (B, T) -> logits (B, T, V)."""
 
     def __init__(self, config, rng):
-        rng = np.random.default_rng(rng)
+        rng, D, std = np.random.default_rng(rng), config.width, config.init_std
         self.config = config
-        self.wte = Embedding(config.vocab, config.width, rng, config.init_std)
+        self.wte = Embedding(config.vocab, D, rng, std)
         if config.position == "learned":
-            self.wpe = Embedding(config.context, config.width, rng, config.init_std)
+            self.wpe = Embedding(config.context, D, rng, std)
         self.start = Start(config)
         self.drop = Dropout(config.dropout)
         self.blocks = [Block(config, rng) for _ in range(config.layers)]
-        self.ln_f = (LayerNorm if config.norm == "layer" else RMSNorm)(
-            config.width, config.norm_eps
-        )
+        self.ln_f = norm(config)
         if not config.tied:
-            self.lm_head = Linear(
-                config.width, config.vocab, rng, bias=False, std=config.init_std
-            )
+            self.lm_head = Linear(D, config.vocab, rng, bias=False, std=std)
 
     def forward(self, ids, cache=None, real=None):
-        """Logits of each next token, ids (B, T) -> (B, T, V); the arguments are those of `read`."""
+        """Logits of each next token, ids (B, T) -> (B, T, V), given what `read` is given."""
         return self.read(ids, cache, real)[0]
 
     def read(self, ids, cache=None, real=None):
-        """(logits (B, T, V), cache) having read ids (B, T) behind what the cache holds already.
+        """(logits (B, T, V), cache), having read ids (B, T) behind what the cache holds.
 
-        The cache is filled further, in place. real (B, T) is False at padding. Raises ValueError for ids
-        outside the vocabulary, an empty batch, and more slots than the context has.
+        The cache is filled further, in place. real (B, T) is False at padding. ValueError for
+        ids outside the vocabulary, an empty batch, or more slots than the context has.
         """
         ids = check_ids(ids, self.config.vocab)
         x = self.wte(xp.asarray(ids))  # (B, T, D)
         if cache is None:
             x, real, cache = self.start(x, real)
         B, T, _ = x.shape
-        if cache.length + T > self.config.context:
+        tokens, slots, context = ids.shape[1], cache.length + T, self.config.context
+        if slots > context:
             raise ValueError(
-                f"{cache.length + T} slots ({cache.length} in the cache, {T - ids.shape[1]} virtual, "
-                f"{ids.shape[1]} tokens) are {cache.length + T - self.config.context} more than the "
-                f"context of {self.config.context}; shorten the input"
+                f"{slots} slots are {slots - context} more than the context of {context}: "
+                f"{cache.length} cached, {T - tokens} virtual, {tokens} new; shorten the input"
             )
         positions, mask = cache.extend(B, T, real, x.dtype)
         if self.config.position == "learned":
@@ -221,8 +220,8 @@ class Transformer(Module):
         x = self.drop(x)
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer, turn, mask)
-        if T > ids.shape[1]:  # no logits for what `start` put before the tokens
-            x = x[:, T - ids.shape[1] :]
+        if T > tokens:  # no logits for what `start` put before the tokens
+            x = x[:, T - tokens :]
         return self.head(self.ln_f(x)), cache
 
     def head(self, x):
@@ -230,58 +229,22 @@ class Transformer(Module):
         return F.linear(x, self.wte.weight) if self.config.tied else self.lm_head(x)
 
     def loss(self, ids, labels, count=None):
-        """Mean cross-entropy in nats of `labels` (B, T) at the logits of `ids` (B, T).
+        """Cross-entropy in nats of labels (B, T) at the logits of ids (B, T), as a Tensor.
 
-        Labels equal to F.IGNORE take no part; `count` divides the sum if given, see cross_entropy.
+        Labels equal to IGNORE take no part. The mean, or the sum divided by `count` if given.
         """
         labels = check_labels(labels, np.shape(ids), self.config.vocab)
         return F.cross_entropy(self(ids), labels, count)
 
 
 def rotation(config, positions, dtype):
-    """The function that turns queries and keys by their positions; the identity without RoPE."""
+    """The function that turns queries and keys by their positions; the identity if not RoPE."""
     if config.position != "rope":
         return lambda x: x
     K = config.head_width
-    angles = positions[..., None] * config.rope_theta ** (
-        -np.arange(0, K, 2) / K
-    )  # (T, K/2) or (B, T, K/2)
+    speeds = config.rope_theta ** (-np.arange(0, K, 2) / K)  # radians a position, (K/2,)
+    angles = positions[..., None] * speeds  # (T, K/2) or (B, T, K/2)
     if angles.ndim == 3:
-        angles = angles[:, None]  # one axis for the heads
+        angles = angles[:, None]  # an axis for the heads
     cos, sin = (xp.asarray(f(angles).astype(dtype)) for f in (np.cos, np.sin))
     return lambda x: F.rope(x, cos, sin)
-
-
-def check_ids(ids, vocab):
-    """Token ids as a (B, T) array of integers in [0, vocab), or a ValueError that says what is wrong."""
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or ids.size == 0:
-        raise ValueError(f"token ids come as a non-empty (B, T) array, got shape {ids.shape}")
-    if ids.dtype.kind not in "iu":
-        raise ValueError(f"token ids are integers, got {ids.dtype}")
-    if ids.min() < 0 or ids.max() >= vocab:
-        bad = ids.min() if ids.min() < 0 else ids.max()
-        raise ValueError(
-            f"token id {bad} is outside the vocabulary of {vocab} (0 … {vocab - 1})"
-        )
-    return ids
-
-
-def check_labels(labels, shape, vocab):
-    """Labels of the same shape as the ids, each a token id or IGNORE, at least one of them a token."""
-    labels = np.asarray(labels)
-    if labels.shape != shape:
-        raise ValueError(
-            f"labels have shape {labels.shape}, the token ids {shape}; they must agree"
-        )
-    real = labels[labels != F.IGNORE]
-    if not real.size:
-        raise ValueError(
-            f"all labels are padding ({F.IGNORE}), so there is nothing to learn from"
-        )
-    if real.min() < 0 or real.max() >= vocab:
-        bad = real.min() if real.min() < 0 else real.max()
-        raise ValueError(
-            f"label {bad} is neither a token (0 … {vocab - 1}) nor padding ({F.IGNORE})"
-        )
-    return labels

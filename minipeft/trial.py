@@ -43,7 +43,7 @@ class Trial:
 
 
 def tune(trial):
-    """Train; return the Score on the trial's split, a dict: enough to choose a learning rate."""
+    """Train; return the Score on the trial's split, a dict: enough to choose a rate by."""
     model, task = load_base(), Task(trial.task)
     attach(model, METHODS[trial.method](), rng=trial.seed)
     try:
@@ -70,7 +70,7 @@ def train(model, task, trial):
 
 
 def measure(trial):
-    """All that is told about a trial, a JSON object; sizes in bytes, times in seconds, loss in nats."""
+    """All that is told about a trial, a JSON object: sizes in bytes, seconds, nats a letter."""
     model, task = load_base(), Task(trial.task)
     examples = task.examples(trial.split, trial.words)
     before, plain = evaluate(model, examples), logits(model, examples)
@@ -144,7 +144,7 @@ def merge_difference(model, adapter, examples):
 
 
 def answers(model, trial, n=3):
-    """What the model writes for a few words of the split: [[lemma, answer, whether right], …]."""
+    """What the model writes for a few words of the split: [[lemma, answer, right?], …]."""
     pairs = Task(trial.task).pairs(trial.split)
     pairs = [pairs[(2 * i + 1) * len(pairs) // (2 * n)] for i in range(n)]
     written = generate(model, [encode(trial.task, lemma) for lemma, _ in pairs], 30, stop=END)

@@ -28,7 +28,7 @@ def configs(draw, shapes=("gpt2", "llama"), context=16):
 
 
 def model(config, seed=0, precision="float64"):
-    """A Transformer with random weights everywhere, in biases and gains too: none is neutral."""
+    """A Transformer with random weights everywhere, biases and gains too: none is neutral."""
     rng = np.random.default_rng(seed)
     with mp.dtype(precision):
         built = mp.Transformer(config, rng)

@@ -3,9 +3,11 @@
 from .adapter import Bottleneck, Pfeiffer
 from .attaching import attach, detach, disabled, use
 from .base import Adapter, adapters, base_parameters, in_use
+from .combine import Combination, combine
 from .compacter import Compacter
 from .full import Full
 from .llama_adapter import LlamaAdapter
+from .loftq import loftq
 from .lora import LoRA
 from .merging import Receipt, merge, unmerge
 from .parallel import Parallel
@@ -14,10 +16,10 @@ from .prompt import Prompt
 from .ptuning import PTuning
 
 __all__ = [
-    "METHODS", "Adapter", "Bottleneck", "Compacter", "Full", "LlamaAdapter", "LoRA",
-    "PTuning", "PTuningV2", "Parallel", "Pfeiffer", "Prefix", "Prompt", "Receipt",
-    "adapters", "attach", "base_parameters", "detach", "disabled", "in_use", "merge", "unmerge",
-    "use",
+    "METHODS", "Adapter", "Bottleneck", "Combination", "Compacter", "Full", "LlamaAdapter",
+    "LoRA", "PTuning", "PTuningV2", "Parallel", "Pfeiffer", "Prefix", "Prompt", "Receipt",
+    "adapters", "attach", "base_parameters", "combine", "detach", "disabled", "in_use", "loftq",
+    "merge", "unmerge", "use",
 ]  # fmt: skip
 
 METHODS = {

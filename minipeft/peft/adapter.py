@@ -1,13 +1,14 @@
 """Bottleneck adapters: a small two-layer network after a sub-layer, with a skip connection.
 
-    h + U φ(D h + b₁) + b₂        h = f(x)        D: (m, width) random    U: (width, m) zero
+    h + U φ(D h + b₁) + b₂        h = f(x)       D: (m, width) random   U: (width, m) zero
 
-U = b₁ = b₂ = 0, so attaching changes nothing. Houlsby puts one after attention and one after the
-MLP, before the residual addition; Pfeiffer one after the MLP only. Trains 2 m width + m + width
-numbers each. φ is not linear, so it cannot be merged and stays as extra depth at inference.
+U and the biases start at 0, so attaching changes nothing. Houlsby puts one after attention and
+one after the MLP, before the residual addition; Pfeiffer one after the MLP only. Trains
+2 m width + m + width numbers each. φ is not linear, so it cannot be merged and stays as extra
+depth at inference.
 
-Houlsby et al. 2019, section 2.1, arXiv:1902.00751; Pfeiffer et al. 2020, section 3, arXiv:2005.00247.
-D is drawn from U(±1/√width); the first paper starts both near zero instead.
+Houlsby et al. 2019, section 2.1, arXiv:1902.00751; Pfeiffer et al. 2020, section 3,
+arXiv:2005.00247. D is drawn from U(±1/√width); the first paper starts both near zero instead.
 """
 
 from dataclasses import dataclass

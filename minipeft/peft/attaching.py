@@ -25,10 +25,7 @@ def attach(model, method, name="default", rng=0):
 
 def prepare(model, method, name, rng=0):
     """The Adapter that `attach` would put on the model, which stays as it is."""
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"an adapter's name is a non-empty string, got {name!r}")
-    if name in adapters(model):
-        raise ValueError(f"{name!r} is already attached; detach it or choose another name")
+    check_name(model, name)
     if not isinstance(method, Method):
         raise TypeError(f"attach takes a method such as LoRA(r=8), got {method!r}")
     with disabled(model), dtype(precision(model)):
@@ -39,6 +36,14 @@ def prepare(model, method, name, rng=0):
     if not adapter.parameters():
         raise ValueError(f"{method} finds nothing to train in this model")
     return adapter
+
+
+def check_name(model, name):
+    """Refuse what cannot name a new adapter."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"an adapter's name is a non-empty string, got {name!r}")
+    if name in adapters(model):
+        raise ValueError(f"{name!r} is already attached; detach it or choose another name")
 
 
 def install(model, adapter):
@@ -86,20 +91,12 @@ def use(model, names=None, *, rows=None):
     What is in use trains, all else is frozen. No array is copied: the time it takes grows with
     the number of sites, not with their size.
     """
-    if rows is not None:
-        names = {
-            key: np.array([row == key for row in rows])
-            for key in dict.fromkeys(rows)
-            if key is not None
-        }
-    elif names is None or isinstance(names, str):
-        names = [] if names is None else [names]
-    wanted = names if isinstance(names, dict) else dict.fromkeys(names)
-    chosen = [(find(model, name), wanted[name]) for name in wanted]
+    wanted = asked_for(names, rows)
+    chosen = [(find(model, name), only) for name, only in wanted.items()]
     check_compatible(chosen)
-    current = [adapters(model)[name] for name in in_use(model)]
     sites = dict(model.named_modules())
-    for adapter in current:
+    for name in in_use(model):
+        adapter = adapters(model)[name]
         put(sites, adapter.replaced)
         adapter.replaced = {}
         for path in adapter.deltas:
@@ -114,6 +111,16 @@ def use(model, names=None, *, rows=None):
         for p in adapter.parameters():
             p.requires_grad = True
     model.adapters_in_use = wanted
+
+
+def asked_for(names, rows):
+    """What `use` was asked for, {adapter's name: rows that see it (B,), or None for all}."""
+    if rows is not None:
+        given = dict.fromkeys(name for name in rows if name is not None)
+        return {name: np.array([row == name for row in rows]) for name in given}
+    if isinstance(names, dict):
+        return names
+    return dict.fromkeys([names] if isinstance(names, str) else names or [])
 
 
 def check_compatible(chosen):

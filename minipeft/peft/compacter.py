@@ -3,14 +3,14 @@
     h + φ(h D + b₁) U + b₂        h = f(x)
     D = Σᵢ Aᵢ ⊗ (sᵢ tᵢ)           i = 1 … n    Aᵢ: (n, n)    sᵢ: (width/n, k)    tᵢ: (k, m/n)
 
-and U: (m, width) alike. The slow weights A are shared by all adapters, the fast ones s and t are
-each matrix's own. An adapter has 2 k (width + m) + m + width numbers where a plain one has
-2 m width + m + width; A adds n³ once. U's t and the biases are zero, so attaching changes
-nothing; s and D's t are Glorot-uniform, A is N(0, 1/n²), which gives D about the size of a plain
-adapter's (AdapterHub draws A from N(0, 10⁻⁸), a start near zero). n must divide width and m.
-φ is not linear, so it cannot be merged.
+and U: (m, width) alike. The slow weights A are shared by all adapters, the fast ones s and t
+are each matrix's own. An adapter trains 2 k (width + m) + m + width numbers where a plain one
+trains 2 m width + m + width; A adds n³ once. U's t and the biases are zero, so attaching
+changes nothing; s and D's t are Glorot-uniform, A is N(0, 1/n²), which makes D about as large
+as a plain adapter's (AdapterHub draws A from N(0, 10⁻⁸), a start near zero). n must divide
+width and m. φ is not linear, so it cannot be merged.
 
-Karimi Mahabadi et al. 2021, sections 3 and 4, arXiv:2106.04647; style "pfeiffer" is Compacter++.
+Karimi Mahabadi et al. 2021, sections 3 and 4, arXiv:2106.04647; "pfeiffer" is Compacter++.
 """
 
 import math

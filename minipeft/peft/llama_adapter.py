@@ -1,15 +1,16 @@
-"""LLaMA-Adapter: a prefix that attention looks at separately, through a gate that starts at zero.
+"""LLaMA-Adapter: a prefix that attention reads apart, through a gate that starts at zero.
 
-    softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)      P: (n, width) random    g: 0
+    softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)      P: (n, width)    g: zero
 
-in the last L layers; W_k and W_v are the layer's own frozen projections, P's keys are not rotated
-and every token sees all of P. As g = 0, attaching changes nothing; P learns from the second step.
-Its own softmax means that the prefix takes no attention away from the tokens: the output is added
-to. (Prefix tuning shares one softmax, a mixture whose gate is not free.) The cache is as long as
-without it. Trains L (n width + H) numbers, H heads with a gate each; with `per_head` off one
-gate serves all heads of a layer, as in HF PEFT, and it is L (n width + 1). Cannot be merged.
+in the last L layers; W_k and W_v are the layer's own frozen projections, the keys of P are not
+rotated, and every token sees all of P. As g = 0, attaching changes nothing; P, from N(0, 1),
+learns from the second step. With a softmax of its own the prefix takes no attention from the
+tokens: it adds to what they give, where prefix tuning mixes the two by a gate that is not free.
+The cache is no longer than without it. Trains L (n width + H) numbers, a gate for each of H
+heads; with `per_head` off one gate serves a layer, as in HF PEFT: L (n width + 1). Cannot be
+merged, as no weight computes the same.
 
-Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32. P is from N(0, 1).
+Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32
 """
 
 from dataclasses import dataclass
@@ -34,10 +35,9 @@ class LlamaAdapter(Method):
     peft_type = "ADAPTION_PROMPT"
 
     def __post_init__(self):
-        at_least_1(
-            adapter_len=self.adapter_len,
-            adapter_layers=1 if self.adapter_layers is None else self.adapter_layers,
-        )
+        at_least_1(adapter_len=self.adapter_len)
+        if self.adapter_layers is not None:
+            at_least_1(adapter_layers=self.adapter_layers)
 
     def layers(self, there):
         """Which of the model's layers have a prefix: the last ones."""
@@ -69,7 +69,8 @@ class LlamaAdapterDelta(Delta):
     def __call__(self, f, q, k, v, mask):
         B, _, _, K = q.shape
         _, n, width = self.adaption_prompt.shape
-        prompt = broadcast(self.adaption_prompt, (B, n, width))  # a row each, as rows may differ
+        # one for each row, for the projections may have adapters that only some rows use
+        prompt = broadcast(self.adaption_prompt, (B, n, width))
         keys, values = (
             project(prompt).reshape(B, n, self.kv_heads, K).transpose(0, 2, 1, 3)
             for project in self.projections

@@ -13,7 +13,7 @@ paper's is Gaussian.
 
 from dataclasses import dataclass
 
-from ..backend import np
+from ..backend import np, xp
 from ..functional import linear
 from ..nn import Dropout, Parameter, kaiming_uniform
 from .base import Delta, Method
@@ -68,3 +68,10 @@ class LoRADelta(Delta):
     def merged(self, layer):
         change = self.scaling * (self.lora_B.data @ self.lora_A.data)
         return {"weight": layer.weight.data + change}
+
+
+def leading(matrix, rank):
+    """The best approximation b a of a matrix by so low a rank, b = U √S and a = √S Vᵀ."""
+    u, s, vt = xp.linalg.svd(matrix, full_matrices=False)
+    root = xp.sqrt(s[:rank])
+    return u[:, :rank] * root, root[:, None] * vt[:rank]

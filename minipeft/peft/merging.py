@@ -1,9 +1,11 @@
 """Folding an adapter into the weights of the base, and taking it out again."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from ..backend import dtype, xp
 from ..nn import Module, Parameter
+from ..quantize import Packed, relative
 from .attaching import detach, disabled, install, put, use
 from .base import Adapter, adapters, base_parameters, find, in_use, precision
 
@@ -17,20 +19,53 @@ class Receipt:
     before: dict  # {path: Parameter} that merging replaced
     after: dict  # {path: Parameter} that it put there
     used: dict  # what was in use
+    lost: dict  # {path: share of the change that rounding took}, for weights packed again
+
+    def __repr__(self):
+        told = [f"Receipt: {self.adapter.name!r} is merged into {len(self.after)} parameters"]
+        packed = [path for path, p in self.before.items() if isinstance(p, Packed)]
+        if self.lost:
+            share = 100 * fmean(self.lost.values())
+            told.append(f"{len(packed)} packed again, which loses {share:.1f} % of the change")
+        elif packed:
+            before = sum(self.before[path].nbytes for path in packed)
+            after = sum(self.after[path].data.nbytes for path in packed)
+            told.append(f"{len(packed)} unpacked for it, {before:,} bytes are now {after:,}")
+        return "; ".join(told)
 
 
-def merge(model, name="default"):
+def merge(model, name="default", *, requantize=False):
     """Fold an adapter into the base's weights, so that it costs nothing. Returns a Receipt.
 
     The adapter leaves the model. The merged weights are new arrays and the Receipt keeps the
     old ones, so `unmerge` restores every bit. Raises ValueError, and changes nothing, if the
     method's change is not one of weights, or if a merged weight is not finite.
+
+    A weight held in few bits (see `quantize`) is unpacked, which loses nothing but the memory
+    that it saved; with `requantize` it is packed again, which rounds away much of the change,
+    for most of it is smaller than a step. The Receipt tells how much, and prints it.
     """
     adapter, used = find(model, name), in_use(model)
-    after = folded(model, adapter)
+    after, lost = folded(model, adapter), {}
     check_merge(model, adapter, after)
+    if requantize:
+        after, lost = repacked(dict(base_parameters(model)), after)
     detach(model, name)
-    return Receipt(model, adapter, put(dict(model.named_modules()), after), after, used)
+    return Receipt(model, adapter, put(dict(model.named_modules()), after), after, used, lost)
+
+
+def repacked(base, after):
+    """Merged weights packed as the base's are, and the share of each change that is lost.
+
+    ‖rounded − merged‖ / ‖merged − before‖ in Frobenius norms: 1 is as if nothing were merged.
+    """
+    packed = {path: p for path, p in base.items() if path in after and isinstance(p, Packed)}
+    rounded = {path: p.packing(after[path].data) for path, p in packed.items()}
+    lost = {
+        path: relative(rounded[path].data - p.data, after[path].data - p.data)
+        for path, p in packed.items()
+    }
+    return after | rounded, lost
 
 
 def folded(model, adapter):

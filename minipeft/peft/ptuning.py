@@ -1,12 +1,12 @@
 """P-tuning: prompt tuning whose vectors a small network makes while they are trained.
 
-    [P ; f(ids)]        P = W₃ relu(W₂ relu(W₁ E + b₁) + b₂) + b₃        E: (n, width) from N(0, 1)
+    [P ; f(ids)]      P = W₃ relu(W₂ relu(W₁ E + b₁) + b₂) + b₃      E: (n, width) from N(0, 1)
 
-The network ties the vectors together, which trains more evenly than n free ones; it reads nothing
-of the input, so P is a constant once trained. Only P is saved: the file holds a plain prompt of
-n width numbers, and loading gives prompt tuning. With h hidden units it trains
-n d + (d h + h) + (h h + h) + (h d + d) numbers, d the width. Attaching changes the output, and it
-cannot be merged: see `prompt`.
+The network ties the vectors together, which trains more evenly than n free ones; it reads
+nothing of the input, so P is a constant once trained. Only P is saved: the file holds a plain
+prompt of n width numbers, and loading gives prompt tuning. With h hidden units and d the width
+it trains n d + (d h + h) + (h h + h) + (h d + d) numbers. Attaching changes the output, and no
+weight computes the same, so it cannot be merged.
 
 Liu et al. 2021, section 3.2, arXiv:2103.10385. As in HF PEFT the MLP has three layers and h = d
 unless given, and the virtual tokens all come first; the paper also has an LSTM below the MLP.
@@ -25,7 +25,7 @@ from .targets import at_least_1, room_for
 
 @dataclass(frozen=True)
 class PTuning(Method):
-    """P-tuning by an MLP that is encoder_hidden_size wide inside (default: the model's width)."""
+    """P-tuning by an MLP, encoder_hidden_size wide inside (default: as wide as the model)."""
 
     num_virtual_tokens: int = 8
     encoder_hidden_size: int | None = None
@@ -34,10 +34,9 @@ class PTuning(Method):
     peft_type = "P_TUNING"
 
     def __post_init__(self):
-        at_least_1(
-            num_virtual_tokens=self.num_virtual_tokens,
-            encoder_hidden_size=1 if self.encoder_hidden_size is None else self.encoder_hidden_size,
-        )
+        at_least_1(num_virtual_tokens=self.num_virtual_tokens)
+        if self.encoder_hidden_size is not None:
+            at_least_1(encoder_hidden_size=self.encoder_hidden_size)
 
     def hidden(self, width):
         """h, the width inside the network."""

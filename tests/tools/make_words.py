@@ -1,13 +1,13 @@
-"""Make minipeft/words/words.csv: common English words and their inflections, from lemminflect's table.
+"""Make minipeft/words/words.csv: common English words and their forms, from lemminflect.
 
     pip install lemminflect==0.2.3 wordfreq==3.1.1
     python tests/tools/make_words.py
 
-Kept: lower-case a–z lemmas of 3 to 10 letters whose forms are a–z as well (at most 13 letters), and
-which are common: Zipf frequency of the lemma at least 2.75 in wordfreq's English list (seen about once
-in two million words). Verbs need past, third person and gerund; nouns a plural that differs; adjectives
-an -er comparative. Words that a class need not read are left out. wordfreq only decides which lemmas
-stay; none of its numbers are written.
+Kept: lower-case a–z lemmas of 3 to 10 letters whose forms are a–z as well (3 to 13 letters),
+and which are common: a Zipf frequency of at least 2.75 in wordfreq's English list (about once
+in two million words). Verbs need past, third person and gerund; nouns a plural that differs;
+adjectives a comparative in one word. Words that a class need not read are left out. wordfreq
+only decides which lemmas stay; none of its numbers are written.
 """
 
 import csv
@@ -21,14 +21,16 @@ from wordfreq import zipf_frequency
 HERE = Path(__file__).resolve().parents[2] / "minipeft" / "words" / "words.csv"
 WORD = re.compile("[a-z]{3,13}")
 MIN_ZIPF = 2.75
+FORMS = ("third", "past", "gerund", "plural", "comparative")
 COARSE = re.compile(
-    "fuck|shit|cunt|bitch|whore|slut|nigg|fag|wank|rapis|porn|tit$|tits|twat|queer|dyke|retard|spic$|kike"
-    "|crap|turd|bastard|boob|cock$|dick|piss|arse$|arsehole|asshole|ass$|rape$|dildo|gook|chink|jap$|homo$"
+    "fuck|shit|cunt|bitch|whore|slut|nigg|fag|wank|rapis|porn|tit$|tits|twat|queer|dyke|retard"
+    "|spic$|kike|crap|turd|bastard|boob|cock$|dick|piss|arse$|arsehole|asshole|ass$|rape$|dildo"
+    "|gook|chink|jap$|homo$"
 )
 
 
 def rows():
-    """(lemma, third, past, gerund, plural, comparative), empty where a word has no such form."""
+    """[lemma, *FORMS] of each word, sorted; empty where a word has no such form."""
     table = importlib.resources.files("lemminflect") / "resources" / "infl_lu.csv.gz"
     forms = {}
     with gzip.open(table, "rt", encoding="utf-8") as file:
@@ -51,20 +53,14 @@ def rows():
             if same <= {"past"} and all(map(WORD.fullmatch, found.values())):
                 forms.setdefault(lemma, {}).update(found)
     for lemma, found in sorted(forms.items()):
-        yield [
-            lemma,
-            *(
-                found.get(kind, "")
-                for kind in ("third", "past", "gerund", "plural", "comparative")
-            ),
-        ]
+        yield [lemma, *(found.get(kind, "") for kind in FORMS)]
 
 
 if __name__ == "__main__":
     table = list(rows())
     with HERE.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["lemma", "third", "past", "gerund", "plural", "comparative"])
+        writer.writerow(["lemma", *FORMS])
         writer.writerows(table)
     counts = [sum(bool(row[i]) for row in table) for i in range(6)]
     print(f"wrote {HERE}: {HERE.stat().st_size:,} bytes, lemmas and forms {counts}")

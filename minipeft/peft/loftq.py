@@ -1,0 +1,65 @@
+"""LoftQ: quantise a base and start LoRA at what the rounding took away.
+
+    repeat T times:   Q = quantised(W − s B A)        s B A = the best rank-r part of W − Q
+
+B and A start from zero, so after one step Q is the plain quantised weight and s B A the part of
+its error that a rank-r matrix can hold (Eckart & Young: the largest singular values); further
+steps choose the codes to suit. The base is Q, and Q + s B A is nearer to W than Q alone by what
+`quantize` gives. The error need not fall in every step, so the best one is kept.
+
+Li et al. 2023, algorithm 1, arXiv:2310.08659. Targets of LoRA are treated so, all other Linears
+are quantised as they are. Linear layers of the base must not be packed before.
+"""
+
+from ..backend import dtype, xp
+from ..quantize import Packed, check_bare, quantize
+from .attaching import install, prepare, use
+from .base import precision
+from .lora import LoRA, LoRADelta, leading
+from .targets import at_least_1, linears
+
+
+def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, double=True):
+    """Quantise a model and attach LoRA that makes up for it in part. Returns the Adapter.
+
+    Only for plain LoRA, default LoRA(). Raises, and changes nothing, where `quantize` or
+    `attach` would. The base is changed for good: save it by `save_model`, for the adapter fits
+    no other.
+    """
+    at_least_1(steps=steps)
+    check_bare(model)
+    adapter = prepare(model, LoRA() if method is None else method, name)
+    layers = linears(model)
+    for path, delta in adapter.deltas.items():
+        if type(delta) is not LoRADelta:
+            raise ValueError(
+                f"LoftQ starts plain LoRA, not {adapter.method}; attach that instead"
+            )
+        if path.split(".")[-1] == "lm_head":
+            raise ValueError("the head is not quantised; leave lm_head out of target_modules")
+    best = {}
+    for path, delta in adapter.deltas.items():
+        weight, rank = layers[path].weight.data, delta.lora_A.shape[0]
+        best[path] = split(weight, rank, steps, kind, block, double)
+    quantize(model, kind, block=block, double=double)
+    with dtype(precision(model)):
+        for path, (packed, b, a) in best.items():
+            layers[path].weight = packed
+            adapter.deltas[path].lora_B.data[...] = b / adapter.deltas[path].scaling
+            adapter.deltas[path].lora_A.data[...] = a
+    install(model, adapter)
+    use(model, name)
+    return adapter
+
+
+def split(weight, rank, steps, kind, block, double):
+    """(Q packed, b, a) with Q + b a ≈ weight (out, in), b (out, rank) and a (rank, in)."""
+    best, least, low = None, float("inf"), 0.0
+    for _ in range(steps):
+        packed = Packed(weight - low, kind, block, double)
+        b, a = leading(weight - packed.data, rank)
+        low = b @ a
+        error = float(xp.linalg.norm(weight - packed.data - low))
+        if error < least:
+            best, least = (packed, b, a), error
+    return best

@@ -1,0 +1,101 @@
+"""However a batch is read, its gradient is the same: in parts, by workers, recomputed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import batch, configs, model
+
+import minipeft as mp
+from minipeft.accumulate import accumulate, side_by_side
+from minipeft.autograd import tape_arrays
+from minipeft.backend import np, to_numpy
+from minipeft.functional import IGNORE
+from minipeft.nn import Noise
+from minipeft.recompute import recomputing
+
+METHODS = [
+    mp.Full(),
+    mp.LoRA(r=1, target_modules="all-linear", lora_dropout=0.4),
+    mp.Bottleneck(m=2),
+    mp.Prefix(num_virtual_tokens=2),
+    mp.Prompt(num_virtual_tokens=2),
+]
+
+
+def gradient(net, ids, labels, **how):
+    """(loss, all gradients in one vector) of a batch, and nothing left behind."""
+    net.zero_grad()
+    loss = accumulate(net, ids, labels, seed=(0, 1), **how)
+    found = [to_numpy(p.grad).ravel() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    return loss, np.concatenate(found)
+
+
+@given(configs(), st.sampled_from(METHODS), st.data())
+def test_parts_and_workers_give_the_gradient_of_the_whole(config, method, data):
+    net = model(config.with_(dropout=0.3))
+    mp.attach(net, method)
+    ids, labels = batch(config, B=5, T=4)
+    labels[data.draw(st.integers(0, 4)), 1:] = IGNORE  # rows with unequal numbers of labels
+    loss, whole = gradient(net, ids, labels)
+    for parts in (2, 5, 9):
+        again, found = gradient(net, ids, labels, parts=parts)
+        np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
+    with side_by_side(2) as each:
+        again, found = gradient(net, ids, labels, parts=4, each=each)
+    np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
+
+
+@given(configs(), st.sampled_from(METHODS))
+def test_recomputing_changes_no_bit(config, method):
+    net = model(config.with_(dropout=0.3))
+    mp.attach(net, method)
+    ids, labels = batch(config)
+    loss, whole = gradient(net, ids, labels)
+    with recomputing(net):
+        again, found = gradient(net, ids, labels)
+    assert again == loss and (found == whole).all()
+    assert all(not block.active for block in net.blocks)
+
+
+def test_recomputing_keeps_little():
+    config = mp.Config.gpt2(vocab=9, context=16, width=16, layers=6, heads=2)
+    net = model(config, precision="float32")
+    mp.attach(net, mp.LoRA(r=1))
+
+    def kept():
+        loss = net.loss(*batch(config, B=4, T=16))
+        return sum(a.nbytes for a in tape_arrays(loss, net.parameters()))
+
+    everything = kept()
+    with recomputing(net):
+        assert kept() < everything / 4
+
+
+def test_fit_takes_both_as_arguments():
+    task, ends = mp.Task("gerund"), []
+    for options in ({}, {"workers": 2}, {"accumulate": 3}, {"recompute": True}):
+        net = mp.load_base()
+        adapter = mp.attach(net, mp.LoRA(r=2, lora_dropout=0.2), rng=0)
+        mp.fit(net, task, steps=3, batch_size=8, lr=0.01, **options)
+        ends.append(np.concatenate([to_numpy(p.data).ravel() for p in adapter.parameters()]))
+    assert (ends[3] == ends[0]).all()
+    for end in ends[1:3]:
+        np.testing.assert_allclose(end, ends[0], atol=2e-5)
+
+
+def test_dropout_of_a_row_does_not_depend_on_its_company():
+    all_rows = Noise((1, 2), range(6))
+    some = Noise((1, 2), [4, 1])
+    for _ in range(2):  # the second draw is another one
+        whole = all_rows.random((6, 3), np.float32)
+        assert (some.random((2, 3), np.float32) == whole[[4, 1]]).all()
+    assert (whole != Noise((1, 2), range(6)).random((6, 3), np.float32)).any()
+
+
+def test_a_failing_part_is_heard():
+    def fail(_):
+        raise ValueError("part")
+
+    with side_by_side(2) as each, pytest.raises(ValueError, match="part"):
+        list(each(fail, [1, 2]))
