@@ -19,23 +19,37 @@ from .checkpoint import (
 )
 from .config import Config
 from .data import Examples, Task
+from .explain import explain
 from .generate import generate
 from .history import History, Score
 from .nn import Parameter
 from .peft import (
+    IA3,
     METHODS,
+    AdaLoRA,
     Adapter,
+    BitFit,
     Bottleneck,
     Compacter,
+    DoRA,
     Full,
+    Head,
+    LastK,
     LlamaAdapter,
+    LoHa,
+    LoKr,
     LoRA,
+    LoRAPlus,
+    NormTuning,
     Parallel,
     Pfeiffer,
+    PiSSA,
     Prefix,
     Prompt,
     PTuning,
     PTuningV2,
+    RSLoRA,
+    VeRA,
     adapters,
     attach,
     combine,
@@ -52,12 +66,15 @@ from .train import evaluate, fit
 from .transformer import Transformer
 
 __all__ = [
-    "METHODS", "Adapter", "Bottleneck", "Compacter", "Config", "Examples", "Full", "History",
-    "LlamaAdapter", "LoRA", "PTuning", "PTuningV2", "Parallel", "Parameter", "Pfeiffer",
-    "Prefix", "Prompt", "Score", "Task", "Tensor", "Transformer",
+    "IA3", "METHODS", "AdaLoRA", "Adapter", "BitFit", "Bottleneck", "Compacter", "Config",
+    "DoRA", "Examples", "Full", "Head", "History", "LastK", "LlamaAdapter", "LoHa", "LoKr",
+    "LoRA", "LoRAPlus", "NormTuning", "PTuning", "PTuningV2", "Parallel", "Parameter",
+    "Pfeiffer", "PiSSA", "Prefix", "Prompt", "RSLoRA", "Score", "Task", "Tensor", "Transformer",
+    "VeRA",
     "adapters", "attach", "combine", "dequantize", "detach", "disabled", "dtype", "evaluate",
-    "fingerprint", "fit", "generate", "in_use", "load_adapter", "load_base", "load_model",
-    "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model", "unmerge", "use",
+    "explain", "fingerprint", "fit", "generate", "in_use", "load_adapter", "load_base",
+    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model",
+    "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

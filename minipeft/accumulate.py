@@ -17,8 +17,9 @@ from .recompute import recomputing
 def accumulate(model, ids, labels, parts=1, seed=None, each=map):
     """Add the gradient of a batch's mean loss to the parameters; return the loss in nats.
 
-    The batch is read in parts, and each part's sum divided by the count of labels in the whole
-    batch: a mean of the parts' means would give labels in a short part more weight.
+    The loss is an array without axes, so that the host need not wait for the device. The batch
+    is read in parts, and each part's sum divided by the count of labels in the whole batch: a
+    mean of the parts' means would give labels in a short part more weight.
     seed: to draw dropout from (None: no dropout).  each: a `map` to read the parts with.
     """
     labels = check_labels(labels, np.shape(ids), model.config.vocab)
@@ -27,12 +28,12 @@ def accumulate(model, ids, labels, parts=1, seed=None, each=map):
     def read(rows):
         with model.training(None if seed is None else Noise(seed, rows)):
             loss = model.loss(ids[rows], labels[rows], count)
-        return loss.item(), gradients(loss)
+        return loss.data, gradients(loss)
 
     split = np.array_split(np.arange(len(ids)), min(parts, len(ids)))
     total = 0.0
     for loss, found in each(read, [rows for rows in split if (labels[rows] != IGNORE).any()]):
-        total += loss
+        total = total + loss
         for leaf, g in found.items():
             leaf.grad = g if leaf.grad is None else leaf.grad + g
     return total

@@ -16,15 +16,21 @@ from pathlib import Path
 from .backend import dtype, np, to_numpy, xp
 from .config import Config
 from .errors import unknown
-from .files import numbers_in, own_config, read_arrays, read_json, write_arrays, write_json
+from .files import (
+    blaming,
+    numbers_in,
+    own_config,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from .peft import METHODS
-from .peft.attaching import install, prepare, use
+from .peft.attaching import check_name, install, prepare, use
 from .peft.base import base_parameters, find
 from .quantize import Packed, pack
 from .transformer import Transformer
 
-# our name of an array at the end of a path: HF PEFT's
-HF_NAMES = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
 ABOUT = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
 
 
@@ -48,12 +54,14 @@ def load_model(folder):
     path = Path(folder) / "model.safetensors"
     values = own_config(path, read_json(Path(folder) / "config.json"), "config")
     precision, packed = values.pop("dtype", "float32"), values.pop("packed", {})
-    config = Config.from_dict(values)
-    if (found := numbers_in(path)) != config.size and not packed:
-        raise ValueError(f"{path} holds {found:,} numbers, its config needs {config.size:,}")
-    with dtype(precision):
+    found = numbers_in(path)
+    with blaming(path), dtype(precision):
+        config = Config.from_dict(values)
+        fits = config.size <= 2 * found if packed else config.size == found
+        if not fits:  # two packed numbers may share a byte
+            raise ValueError(f"it holds {found:,} numbers, its config needs {config.size:,}")
         model = Transformer(config, rng=0)
-    pack(model, packed)
+        pack(model, packed)
     wanted = held(dict(model.named_parameters()))
     arrays, _ = read_arrays(path, wanted)
     for name, a in wanted.items():
@@ -82,14 +90,15 @@ def save_adapter(model, name, folder):
     """
     adapter = find(model, name)
     method = adapter.method.folded()
-    config = asdict(method) | {
+    config = asdict(method) | ({method.mark: True} if method.mark else {})
+    config |= {
         "peft_type": method.peft_type,
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
         "base_model_name_or_path": None,
         "base_fingerprint": fingerprint(model),
     }
-    arrays = {hf_name(path): a for path, a in adapter.saved().items()}
+    arrays = {hf_name(path, method): a for path, a in adapter.saved().items()}
     write_arrays(
         Path(folder) / "adapter_model.safetensors", arrays, {"config": json.dumps(config)}
     )
@@ -104,46 +113,57 @@ def load_adapter(model, folder, name=None):
     the model, or if the base is not the one that the adapter was trained on.
     """
     path = Path(folder) / "adapter_model.safetensors"
+    name = Path(folder).resolve().name if name is None else name
+    check_name(model, name)
     values = own_config(path, read_json(Path(folder) / "adapter_config.json"), "config")
-    method, about = method_of(values)
-    method = method.folded()  # files of HF PEFT name the network that they do not hold
-    if (found := numbers_in(path)) != method.count(model.config):
+    with blaming(path):
+        method, about = method_of(values)
+        method = method.folded()  # files of HF PEFT name the network that they do not hold
+        found, wanted = numbers_in(path), method.count(model.config)
+        if found != wanted:
+            raise ValueError(
+                f"it holds {found:,} numbers, but {method} trains {wanted:,} on this model"
+            )
+    trained_on, this = about.get("base_fingerprint"), fingerprint(model)
+    if trained_on not in (None, this):
         raise ValueError(
-            f"{path} holds {found:,} numbers, {method} trains {method.count(model.config):,} "
-            "on this model; it was saved for another model or method"
+            f"{folder} was trained on the base {str(trained_on)[:12]}…, this one is "
+            f"{this[:12]}…; load it on its own base (unmerge what was merged)"
         )
-    if about.get("base_fingerprint") not in (None, fingerprint(model)):
-        raise ValueError(
-            f"{folder} was trained on the base {about['base_fingerprint'][:12]}…, this one is "
-            f"{fingerprint(model)[:12]}…; load it on its own base (unmerge what was merged)"
-        )
-    adapter = prepare(model, method, name or Path(folder).name)
-    parameters = {hf_name(key): p for key, p in adapter.named_parameters()}
-    arrays, _ = read_arrays(path, {key: p.data for key, p in parameters.items()})
-    for key, p in parameters.items():
-        p.data = xp.asarray(arrays[key])
+    with blaming(path):
+        adapter = prepare(model, method, name)
+    like = {hf_name(key, method): a for key, a in adapter.saved().items()}
+    arrays, _ = read_arrays(path, like)
+    for key, p in adapter.named_parameters():
+        p.data = xp.asarray(arrays[hf_name(key, method)]).reshape(p.shape)
     install(model, adapter)
     use(model, adapter.name)
     return adapter
 
 
-def hf_name(path):
+def hf_name(path, method):
     """HF PEFT's name for an array of ours: base_model.model.….q_proj.lora_A.weight."""
     module, _, name = path.rpartition(".")
     if module == "start":
         return name
-    return f"base_model.model.{module}.{HF_NAMES.get(name, name)}"
+    name += ".weight" if name in method.hf_modules else ""
+    module = module.removesuffix(".attend")  # HF has no module for attention itself
+    return f"base_model.model.{module}.{name}"
 
 
 def method_of(values):
     """(Method, what else the file says) from an adapter's configuration."""
-    kinds = {method.peft_type: method for method in METHODS.values()}
     values = dict(values)
     kind = values.pop("peft_type", None)
-    if kind not in kinds:
-        raise ValueError(unknown("peft_type", kind, kinds))
+    kinds = [method for method in METHODS.values() if method.peft_type == kind]
+    if not kinds:
+        known = dict.fromkeys(method.peft_type for method in METHODS.values())
+        raise ValueError(unknown("peft_type", kind, known))
     about = {key: values.pop(key) for key in ABOUT if key in values}
-    return kinds[kind].from_dict(values), about
+    marked = [method for method in kinds if method.mark and values.get(method.mark) is True]
+    method = (marked or kinds)[0]
+    values.pop(method.mark, None)
+    return method.from_dict(values), about
 
 
 def fingerprint(model):

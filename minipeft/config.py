@@ -123,6 +123,12 @@ class Config:
         return paths if self.tied else paths | {"lm_head": (self.vocab, D)}
 
     @property
+    def matrices(self):
+        """(out, in) of what a method may change: the Linears, the token table and the head."""
+        tables = {"wte": (self.width, self.vocab), "lm_head": (self.vocab, self.width)}
+        return self.linears | tables
+
+    @property
     def size(self):
         """How many parameters a Transformer of this Config has.
 

@@ -41,7 +41,7 @@ def pig_latin(w):
     >>> pig_latin("swim"), pig_latin("yellow"), pig_latin("rhythm")
     ('imsway', 'ellowyay', 'ythmrhay')
     """
-    head = re.match("[^aeiou]?[^aeiouy]*", w).group() if w[0] not in "aeiou" else ""
+    head = re.match("[^aeiou]?[^aeiouy]*", w).group()
     return w[len(head) :] + head + "ay"
 
 

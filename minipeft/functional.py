@@ -235,7 +235,7 @@ def cross_entropy(logits, labels, count=None):
     picked = z[n, targets]
     xp.exp(z, out=z)
     total = z.sum(axis=-1, keepdims=True)
-    loss = (xp.log(total[:, 0]) - picked).sum() * (1.0 / count)
+    loss = ((xp.log(total[:, 0]) - picked) * (1.0 / count)).sum()
 
     def dlogits(g):
         g = g * (1.0 / count)

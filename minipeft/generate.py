@@ -12,12 +12,14 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     Generator), from softmax(logits / temperature) over the `top_k` likeliest, or over all.
     stop: a row ends with this token, which is kept.
     """
+    prompts = list(prompts)
+    if not prompts or not all(np.ndim(prompt) and len(prompt) for prompt in prompts):
+        text = "generate needs at least one prompt, and each with at least one token id"
+        raise ValueError(f"{text}, such as [[1, 2], [3]], got {prompts!r}")
     prompts = [list(prompt) for prompt in prompts]
-    if not prompts or not all(prompts):
-        raise ValueError("generate needs at least one prompt, and each with at least one token")
-    if temperature < 0 or (top_k is not None and top_k < 1) or max_new < 1:
+    if not (temperature >= 0 and counts(max_new) and (top_k is None or counts(top_k))):
         raise ValueError(
-            "generate needs temperature ≥ 0, top_k ≥ 1 and max_new ≥ 1, "
+            "generate needs temperature ≥ 0 and whole numbers top_k ≥ 1 and max_new ≥ 1, "
             f"got {temperature}, {top_k} and {max_new}"
         )
     rng = np.random.default_rng(rng)
@@ -37,6 +39,11 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
                 break
             logits, cache = model.read(new[:, None], cache)
     return written
+
+
+def counts(n):
+    """Whether n is a whole number ≥ 1."""
+    return isinstance(n, (int, np.integer)) and n >= 1
 
 
 def choose(logits, temperature, top_k, rng):

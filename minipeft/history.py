@@ -11,6 +11,7 @@ class History:
     lr: list[float] = field(default_factory=list)
     norm: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    ranks: dict[str, list[int]] = field(default_factory=dict)  # of AdaLoRA's targets
     stopped: str = ""  # why it ended before its last step, if it did
 
     def add(self, loss, lr, norm, seconds):
@@ -20,11 +21,22 @@ class History:
         self.norm.append(norm)
         self.seconds.append(seconds)
 
+    def note(self, ranks, adapter=""):
+        """Note the rank that each target, {path: rank}, of an adapter has after a step."""
+        for path, rank in ranks.items():
+            self.ranks.setdefault(f"{adapter} {path}".strip(), []).append(rank)
+
     def plot(self, axes=None):
         """Draw the loss over the steps; returns the matplotlib Axes."""
         from . import plots
 
         return plots.history(self, axes)
+
+    def plot_ranks(self, axes=None):
+        """Draw the rank of each target over the steps of AdaLoRA; returns the Axes."""
+        from . import plots
+
+        return plots.ranks(self, axes)
 
     def __repr__(self):
         about = [f"{len(self.loss)} steps"]

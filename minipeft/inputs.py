@@ -6,7 +6,12 @@ from .functional import IGNORE
 
 def check_ids(ids, vocab):
     """Token ids as a (B, T) array of integers in [0, vocab); ValueError for anything else."""
-    ids = np.asarray(ids)
+    try:
+        ids = np.asarray(ids)
+    except ValueError:
+        raise ValueError(
+            "the rows of token ids have unequal lengths; pad them, and say so by `real`"
+        ) from None
     if ids.ndim != 2 or ids.size == 0:
         raise ValueError(f"token ids come as a non-empty (B, T) array, got shape {ids.shape}")
     if ids.dtype.kind not in "iu":
@@ -17,11 +22,23 @@ def check_ids(ids, vocab):
     return ids
 
 
+def check_real(real, shape):
+    """Which tokens are real, as (B, T) booleans, given so or as 0 and 1; None stays None."""
+    if real is None:
+        return None
+    real = np.asarray(real, dtype=bool)
+    if real.shape != shape:
+        raise ValueError(f"`real` has shape {real.shape}, its token ids {shape}; use one")
+    return real
+
+
 def check_labels(labels, shape, vocab):
     """Labels as an array of a shape, each a token id or IGNORE and at least one a token id."""
     labels = np.asarray(labels)
     if labels.shape != shape:
         raise ValueError(f"labels have shape {labels.shape}, their token ids {shape}; use one")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are integers, got {labels.dtype}")
     asked = labels[labels != IGNORE]
     if not asked.size:
         raise ValueError(f"all labels are padding ({IGNORE}): there is nothing to learn from")

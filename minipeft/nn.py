@@ -18,12 +18,16 @@ from .tree import draw, draw_html
 
 
 class Parameter(Tensor):
-    """A tensor that a model owns. It trains while `requires_grad` is true."""
+    """A tensor that a model owns. It trains while `requires_grad` is true.
 
-    __slots__ = ()
+    `rate` is how many times the optimiser's learning rate it learns at.
+    """
+
+    __slots__ = ("rate",)
 
     def __init__(self, values, requires_grad=True):
         super().__init__(array(values), requires_grad)
+        self.rate = 1.0
 
     @property
     def requires_grad(self):
@@ -152,6 +156,23 @@ class Embedding(Site):
 
     def forward(self, ids):
         return F.embedding(self.weight, ids)
+
+
+class TiedHead(Site):
+    """y = x Wᵀ, (…, D) -> (…, V), by the token table W until it has a weight of its own."""
+
+    def __init__(self, wte):
+        super().__init__()
+        self.weight = None  # a Parameter while it is fine-tuned apart from the table
+        self.shared = (wte,)  # in a tuple, as it is no part of this module
+
+    @property
+    def table(self):
+        """The weight that it uses, (V, D)."""
+        return self.shared[0].weight if self.weight is None else self.weight
+
+    def forward(self, x):
+        return F.linear(x, self.table)
 
 
 class LayerNorm(Module):

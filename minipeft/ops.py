@@ -85,8 +85,8 @@ def where(condition, x, y):
     """x where the condition holds, y elsewhere; g goes to the operand that was taken."""
     return record(
         xp.where(condition, value(x), value(y)),
-        (x, lambda g: xp.where(condition, g, 0.0)),
-        (y, lambda g: xp.where(condition, 0.0, g)),
+        (x, lambda g: xp.where(condition, g, xp.zeros((), g.dtype))),
+        (y, lambda g: xp.where(condition, xp.zeros((), g.dtype), g)),
     )
 
 
@@ -105,18 +105,22 @@ def matmul(x, y):
 def sum(x, axis=None, keepdims=False):
     """Sum over an axis, some or all; every summand gets g."""
     a = value(x)
-    shape, expand = a.shape, axis is not None and not keepdims
-
-    def spread(g):
-        return xp.broadcast_to(xp.expand_dims(g, axis) if expand else g, shape)
-
+    spread = _spread(a.shape, axis, keepdims)
     return record(a.sum(axis=axis, keepdims=keepdims), (x, spread))
 
 
 def mean(x, axis=None, keepdims=False):
     """Mean over an axis, some or all; every summand gets g / n."""
-    total = sum(x, axis, keepdims)
-    return mul(total, 1.0 / (value(x).size // max(total.data.size, 1)))
+    a = value(x)
+    y, spread = a.mean(axis=axis, keepdims=keepdims), _spread(a.shape, axis, keepdims)
+    share = 1.0 / (a.size // max(y.size, 1))
+    return record(y, (x, lambda g: spread(g) * share))
+
+
+def _spread(shape, axis, keepdims):
+    """How the gradient of a sum over an axis gets back to every summand."""
+    expand = axis is not None and not keepdims
+    return lambda g: xp.broadcast_to(xp.expand_dims(g, axis) if expand else g, shape)
 
 
 def reshape(x, *shape):

@@ -11,7 +11,8 @@ class AdamW:
         m = β₁ m + (1 − β₁) g        v = β₂ v + (1 − β₂) g²
         w = w − lr · decay · w − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)
 
-    Decay applies to matrices only: biases, gains and other vectors are left alone.
+    Decay applies to matrices only: biases, gains and other vectors are left alone. A parameter
+    with a `rate` of its own learns at lr · rate.
     A parameter without a gradient is not touched.
 
     Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101
@@ -25,7 +26,10 @@ class AdamW:
         self.v = [xp.zeros_like(p.data) for p in self.parameters]
 
     def step(self, lr, scale=1.0):
-        """One update at rate `lr` by the gradients times `scale` (see `clip_scale`)."""
+        """One update at rate `lr` by the gradients times `scale` (see `clip_scale`).
+
+        So scaled they stay, for a method may look at them after the step.
+        """
         self.steps += 1
         b1, b2 = self.betas
         rate = lr / (1.0 - b1**self.steps)
@@ -33,10 +37,10 @@ class AdamW:
         for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
             if p.grad is None:
                 continue
-            g = p.grad * scale
+            p.grad = xp.asarray(p.grad * scale)  # NumPy makes a number of an array without axes
             m *= b1
-            m += g * (1.0 - b1)
-            g *= g
+            m += p.grad * (1.0 - b1)
+            g = xp.multiply(p.grad, p.grad, out=xp.empty_like(v))
             g *= 1.0 - b2
             v *= b2
             v += g
@@ -44,21 +48,21 @@ class AdamW:
             g *= root
             g += self.eps
             xp.divide(m, g, out=g)
-            g *= rate
+            g *= rate * p.rate
             if p.ndim > 1:
-                p.data *= 1.0 - lr * self.weight_decay
+                p.data *= 1.0 - lr * p.rate * self.weight_decay
             p.data -= g
 
 
 def grad_norm(parameters):
-    """The Euclidean norm of all gradients taken as one vector."""
+    """The Euclidean norm of all gradients taken as one vector, an array without axes."""
     squares = [(p.grad * p.grad).sum() for p in parameters if p.grad is not None]
-    return math.sqrt(float(sum(squares))) if squares else 0.0
+    return xp.sqrt(sum(squares).astype("float64")) if squares else xp.zeros(())
 
 
 def clip_scale(norm, limit):
     """The factor that brings gradients of this norm down to `limit`; 1 if there is no need."""
-    return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
+    return 1.0 if limit is None else min(1.0, limit / (float(norm) + 1e-6))
 
 
 def learning_rate(step, steps, peak, warmup):

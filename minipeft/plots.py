@@ -48,6 +48,20 @@ def history(run, axes=None):
     return axes
 
 
+def ranks(run, axes=None):
+    """The rank of each target over the steps of a History, and their sum; returns the Axes."""
+    if not run.ranks:
+        raise ValueError("no ranks were noted: train an AdaLoRA")
+    size = (6, 1.2 + 0.25 * len(run.ranks))
+    axes = axes or plt.subplots(figsize=size, layout="constrained")[1]
+    image = axes.imshow(list(run.ranks.values()), aspect="auto", cmap="viridis", vmin=0)
+    axes.figure.colorbar(image, ax=axes, label="rank")
+    axes.set_yticks(range(len(run.ranks)), run.ranks, fontsize=SMALL)
+    first, last = (sum(rank[i] for rank in run.ranks.values()) for i in (0, -1))
+    axes.set(xlabel="step", title=f"{first} ranks at first, {last} in the end")
+    return axes
+
+
 def comparison(rows):
     """Exact match on unseen words against trainable numbers, a panel a task, a marker a method.
 

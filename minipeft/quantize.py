@@ -66,8 +66,8 @@ class Packed(Parameter):
     def __init__(self, values, kind="nf4", block=64, double=True):
         if kind not in LEVELS:
             raise ValueError(unknown("kind of quantisation", kind, LEVELS))
-        if type(block) is not int or block < 2 or block % 2:
-            raise ValueError(f"a block is an even number of weights, got {block!r}")
+        if type(block) is not int or not 2 <= block <= 65536 or block % 2:
+            raise ValueError(f"a block is an even number of weights ≤ 65536, got {block!r}")
         if not bool(xp.isfinite(values).all()):
             raise ValueError("only finite weights can be quantised; these hold inf or NaN")
         self.node, self.kind, self.block, self.double = None, kind, block, double
@@ -75,12 +75,12 @@ class Packed(Parameter):
         blocks = xp.pad(values.reshape(-1), (0, -values.size % block)).reshape(-1, block)
         scales = xp.abs(blocks).max(axis=1).astype("float32")
         codes = nearest(blocks / xp.where(scales > 0, scales, 1.0)[:, None], kind)
-        codes = codes.reshape(-1)[: values.size + values.size % 2]
-        self.codes = codes if len(LEVELS[kind]) > 16 else codes[::2] << 4 | codes[1::2]
-        self.mean = xp.zeros(1, dtype="float32")
-        self.scales = scales
+        codes = codes.reshape(-1)
+        codes = codes if len(LEVELS[kind]) > 16 else codes[::2] << 4 | codes[1::2]
+        self.codes = codes[: -(-values.size // table(kind, self.dtype).shape[1])].copy()
+        self.mean, self.scales = None, scales
         if double:
-            self.mean += scales.mean()
+            self.mean = scales.mean(keepdims=True)
             self.scales = Packed(scales - self.mean, "int8", 256, double=False)
 
     @property
@@ -97,10 +97,10 @@ class Packed(Parameter):
 
     @property
     def arrays(self):
-        held = {".codes": self.codes, ".mean": self.mean}
         if not self.double:
-            return held | {".scales": self.scales}
-        return held | {f".scales{name}": a for name, a in self.scales.arrays.items()}
+            return {".codes": self.codes, ".scales": self.scales}
+        inner = {f".scales{end}": a for end, a in self.scales.arrays.items()}
+        return {".codes": self.codes, ".mean": self.mean} | inner
 
     @property
     def ndim(self):
@@ -196,6 +196,8 @@ def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
 def pack(model, how):
     """Replace weights by packed ones, {path: options of Packed}, and freeze the base if any."""
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    if not isinstance(how, dict):
+        raise ValueError(f"what is packed comes as {{path: options}}, got {how!r}")
     for path, options in how.items():
         if not path.endswith(".weight") or path not in parameters:
             raise ValueError(unknown("weight to pack", path, parameters))

@@ -16,13 +16,15 @@ from tqdm import tqdm
 
 from .accumulate import accumulate, reading
 from .autograd import no_grad
-from .backend import np, to_numpy, xp
+from .backend import np, numbers, to_numpy, xp
 from .errors import unknown
-from .files import read_arrays, write_arrays
+from .files import blaming, checksum, json_object, read_arrays, write_arrays
 from .functional import IGNORE, cross_entropy
 from .history import History, Score
+from .inputs import check_labels
 from .interrupt import ending_on_ctrl_c
 from .optim import AdamW, clip_scale, grad_norm, learning_rate
+from .peft.base import adapters, base_parameters, in_use
 
 
 def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
@@ -39,6 +41,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     for name in options:
         if name not in Settings.__dataclass_fields__:
             raise ValueError(unknown("option of fit", name, Settings.__dataclass_fields__))
+    if type(save_every) is not int or save_every < 1:
+        raise ValueError(f"save_every must be a whole number ≥ 1, got {save_every!r}")
     run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
     if checkpoint is not None and Path(checkpoint).exists():
         run.resume(checkpoint)
@@ -75,12 +79,25 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "workers"):
-            number = getattr(self, name)
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"the learning rate must be positive, got {self.lr!r}")
+        for name in ("steps", "batch_size", "accumulate", "workers", "warmup", "seed"):
+            number, least = getattr(self, name), 0 if name in ("warmup", "seed") else 1
+            if type(number) is not int or number < least:
+                raise ValueError(f"{name} must be a whole number ≥ {least}, got {number!r}")
+        if not (within(self.lr, 0, math.inf) and self.lr > 0):
+            raise ValueError(f"the learning rate lr must be a positive number, got {self.lr!r}")
+        if self.clip is not None and not (within(self.clip, 0, math.inf) and self.clip > 0):
+            text = "clip must be a positive number, or None for no limit"
+            raise ValueError(f"{text}, got {self.clip!r}")
+        if not (isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
+                and all(within(beta, 0, 1) for beta in self.betas)):  # fmt: skip
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
+        if not within(self.weight_decay, 0, math.inf):
+            raise ValueError(f"weight_decay must be a number ≥ 0, got {self.weight_decay!r}")
+
+
+def within(number, low, high):
+    """Whether it is a number in [low, high)."""
+    return isinstance(number, (int, float)) and low <= number < high
 
 
 class Run:
@@ -91,6 +108,7 @@ class Run:
         self.named = {path: p for path, p in model.named_parameters() if p.requires_grad}
         if not self.named:
             raise ValueError("nothing trains in this model; attach a method, or `use` one")
+        self.adapters = [adapters(model)[name] for name in in_use(model)]
         decay = settings.weight_decay
         self.optimizer = AdamW(self.named.values(), settings.betas, weight_decay=decay)
         self.good = [p.data.copy() for p in self.named.values()]
@@ -108,13 +126,18 @@ class Run:
         ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
         parts, seed = s.accumulate * s.workers, (s.seed, 1, self.done)
         loss = accumulate(self.model, ids, labels, parts, seed, each)
-        norm = grad_norm(parameters)
+        for adapter in self.adapters:
+            adapter.method.before_step(adapter, self.done + 1, s.steps)
+        loss, norm = numbers([loss, grad_norm(parameters)])
         if not math.isfinite(loss + norm):
             self.give_up(loss, norm)
         for p, good in zip(parameters, self.good, strict=True):
             good[...] = p.data
         lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
         self.optimizer.step(lr, clip_scale(norm, s.clip))
+        for adapter in self.adapters:
+            ranks = adapter.method.after_step(adapter, self.done, s.steps)
+            self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
         self.model.zero_grad()
         self.history.add(loss, lr, norm, time.perf_counter() - began)
 
@@ -132,38 +155,54 @@ class Run:
 
     def save(self, path):
         """Write weights, moments, settings and history to one file, whole or not at all."""
-        arrays = {}
-        for kind, values in self.state().items():
-            arrays |= {f"{kind}/{name}": a for name, a in zip(self.named, values, strict=True)}
+        arrays = self.state()
         about = {"settings": self.setup(), "steps": self.done, "history": asdict(self.history)}
         write_arrays(path, arrays, {"run": json.dumps(about)})
 
     def resume(self, path):
         """Go on from a file that `save` wrote; ValueError if it is of another run."""
-        shapes = {f"{kind}/{n}": p.data for kind in self.state() for n, p in self.named.items()}
-        arrays, metadata = read_arrays(path, like=shapes)
-        about = json.loads(metadata.get("run", "{}"))
+        state = self.state()
+        arrays, metadata = read_arrays(path, like=state)
+        about = json_object(metadata.get("run", "{}"), path)
+        with blaming(path):
+            given = dict(about["settings"])
+            steps, history = about["steps"], History(**about["history"] | {"stopped": ""})
+            if type(steps) is not int or not 0 <= steps == len(history.loss):
+                raise ValueError(f"it holds {steps!r} steps and {len(history.loss)} losses")
         for key, wanted in self.setup().items():
-            given = about.get("settings", {}).get(key)
-            if given != wanted:
+            if (found := given.get(key)) != wanted:
                 raise ValueError(
-                    f"{path} holds a run with {key} = {given!r}, this one has {wanted!r}; "
+                    f"{path} holds a run with {key} = {found!r}, this one has {wanted!r}; "
                     "use the same settings, or another file"
                 )
-        for kind, values in self.state().items():
-            for name, a in zip(self.named, values, strict=True):
-                a[...] = xp.asarray(arrays[f"{kind}/{name}"])
-        self.optimizer.steps, self.history = about["steps"], History(**about["history"])
+        for name, a in state.items():
+            a[...] = xp.asarray(arrays[name])
+        self.optimizer.steps, self.history = steps, history
 
     def state(self):
-        """The arrays that a run is made of: weights, both moments, the last good weights."""
+        """The arrays that a run is made of, {name: array}: weights, both moments, the last good
+        weights, and what a method keeps beside.
+        """
         weights = [p.data for p in self.optimizer.parameters]
         moments = {"m": self.optimizer.m, "v": self.optimizer.v}
-        return {"weights": weights, **moments, "good": self.good}
+        arrays = {}
+        for kind, values in {"weights": weights, **moments, "good": self.good}.items():
+            arrays |= {f"{kind}/{name}": a for name, a in zip(self.named, values, strict=True)}
+        for adapter in self.adapters:
+            for path, delta in adapter.deltas.items():
+                own = delta.state().items()
+                arrays |= {f"{adapter.name}/{path}/{key}": a for key, a in own}
+        return arrays
 
     def setup(self):
-        """The settings as JSON values, and the number of examples."""
-        return json.loads(json.dumps(asdict(self.settings))) | {"examples": len(self.data)}
+        """The settings as JSON values, the number of examples, and a checksum of the base."""
+        frozen = {
+            f"{path}{end}": to_numpy(array)
+            for path, p in base_parameters(self.model)
+            for end, array in ({} if p.requires_grad else p.arrays).items()
+        }
+        settings = json.loads(json.dumps(asdict(self.settings)))
+        return settings | {"examples": len(self.data), "base": checksum(frozen, {})}
 
 
 def evaluate(model, examples, batch_size=256):
@@ -172,6 +211,7 @@ def evaluate(model, examples, batch_size=256):
     An answer counts if the likeliest token is right at each of its places, [end] included,
     given the right ones before: exactly then greedy decoding writes that answer.
     """
+    check_labels(examples.labels, examples.ids.shape, model.config.vocab)
     nats, right, tokens = 0.0, 0, 0
     with no_grad():
         for start in range(0, len(examples), batch_size):

@@ -17,8 +17,8 @@ import functools
 
 from . import functional as F
 from .backend import np, xp
-from .inputs import check_ids, check_labels
-from .nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site
+from .inputs import check_ids, check_labels, check_real
+from .nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
 from .ops import concat
 
 HIDDEN = -1e30  # added to a masked score: its exponential is 0, yet no row becomes NaN
@@ -189,8 +189,8 @@ class Transformer(Module):
         self.drop = Dropout(config.dropout)
         self.blocks = [Block(config, rng) for _ in range(config.layers)]
         self.ln_f = norm(config)
-        if not config.tied:
-            self.lm_head = Linear(D, config.vocab, rng, bias=False, std=std)
+        free = not config.tied
+        self.lm_head = Linear(D, config.vocab, rng, False, std) if free else TiedHead(self.wte)
 
     def forward(self, ids, cache=None, real=None):
         """Logits of each next token, ids (B, T) -> (B, T, V), given what `read` is given."""
@@ -202,11 +202,13 @@ class Transformer(Module):
         The cache is filled further, in place. real (B, T) is False at padding. ValueError for
         ids outside the vocabulary, an empty batch, or more slots than the context has.
         """
-        ids = check_ids(ids, self.config.vocab)
+        ids, real = check_ids(ids, self.config.vocab), check_real(real, np.shape(ids))
         x = self.wte(xp.asarray(ids))  # (B, T, D)
         if cache is None:
             x, real, cache = self.start(x, real)
         B, T, _ = x.shape
+        if cache.length and len(cache.keys[0]) != B:
+            raise ValueError(f"the cache is of {len(cache.keys[0])} rows, the ids are of {B}")
         tokens, slots, context = ids.shape[1], cache.length + T, self.config.context
         if slots > context:
             raise ValueError(
@@ -222,11 +224,7 @@ class Transformer(Module):
             x = block(x, cache, layer, turn, mask)
         if T > tokens:  # no logits for what `start` put before the tokens
             x = x[:, T - tokens :]
-        return self.head(self.ln_f(x)), cache
-
-    def head(self, x):
-        """Logits over the vocabulary, (B, T, D) -> (B, T, V)."""
-        return F.linear(x, self.wte.weight) if self.config.tied else self.lm_head(x)
+        return self.lm_head(self.ln_f(x)), cache
 
     def loss(self, ids, labels, count=None):
         """Cross-entropy in nats of labels (B, T) at the logits of ids (B, T), as a Tensor.

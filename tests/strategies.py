@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np
+from minipeft.backend import np, xp
 
 
 @st.composite
@@ -33,7 +33,7 @@ def model(config, seed=0, precision="float64"):
     with mp.dtype(precision):
         built = mp.Transformer(config, rng)
     for p in built.parameters():
-        p.data += 0.1 * rng.standard_normal(p.shape).astype(p.dtype)
+        p.data += xp.asarray(0.1 * rng.standard_normal(p.shape), dtype=p.dtype)
     return built
 
 

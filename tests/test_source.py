@@ -24,18 +24,21 @@ LAYERS = """
     recompute
     transformer
     quantize
-    peft.base peft.targets
+    peft.base
+    peft.targets
     peft.attaching
     peft.merging
-    peft.full peft.lora peft.adapter peft.prefix peft.prompt
-    peft.compacter peft.llama_adapter peft.loftq peft.parallel peft.ptuning
+    peft.full peft.selective peft.lora peft.adapter peft.prefix peft.prompt
+    peft.rslora peft.loraplus peft.pissa peft.dora peft.vera peft.adalora peft.loha peft.lokr
+    peft.ia3 peft.compacter peft.llama_adapter peft.loftq peft.parallel peft.ptuning
     peft.combine
     peft
     files data optim generate
     checkpoint runs
+    explain
     table
     plots
-    history interrupt
+    history
     accumulate
     train
     pretrain trial
@@ -236,7 +239,7 @@ ALLOWED = [
     (size_complaints, "data", LONG_FILE.removesuffix("x = 1\n")),
     (size_complaints, "data", LONG_FUNCTION.removesuffix("    x = 1\n")),
     (docstring_complaints, "data", BARE_FUNCTION.replace("def f", "def _f")),
-    (docstring_complaints, "peft.lora", INHERITED),
+    (docstring_complaints, "peft.full", INHERITED),
 ]
 
 

@@ -1,30 +1,55 @@
 """Parameter-efficient fine-tuning: one file a method, on `base`, `attaching` and `merging`."""
 
+from .adalora import AdaLoRA
 from .adapter import Bottleneck, Pfeiffer
 from .attaching import attach, detach, disabled, use
 from .base import Adapter, adapters, base_parameters, in_use
 from .combine import Combination, combine
 from .compacter import Compacter
+from .dora import DoRA
 from .full import Full
+from .ia3 import IA3
 from .llama_adapter import LlamaAdapter
 from .loftq import loftq
+from .loha import LoHa
+from .lokr import LoKr
 from .lora import LoRA
+from .loraplus import LoRAPlus
 from .merging import Receipt, merge, unmerge
 from .parallel import Parallel
+from .pissa import PiSSA
 from .prefix import Prefix, PTuningV2
 from .prompt import Prompt
 from .ptuning import PTuning
+from .rslora import RSLoRA
+from .selective import BitFit, Head, LastK, NormTuning
+from .vera import VeRA
 
 __all__ = [
-    "METHODS", "Adapter", "Bottleneck", "Combination", "Compacter", "Full", "LlamaAdapter",
-    "LoRA", "PTuning", "PTuningV2", "Parallel", "Pfeiffer", "Prefix", "Prompt", "Receipt",
+    "IA3", "METHODS", "AdaLoRA", "Adapter", "BitFit", "Bottleneck", "Combination", "Compacter",
+    "DoRA", "Full", "Head", "LastK", "LlamaAdapter", "LoHa", "LoKr", "LoRA", "LoRAPlus",
+    "NormTuning", "PTuning", "PTuningV2", "Parallel", "Pfeiffer", "PiSSA", "Prefix", "Prompt",
+    "RSLoRA", "Receipt", "VeRA",
     "adapters", "attach", "base_parameters", "combine", "detach", "disabled", "in_use", "loftq",
     "merge", "unmerge", "use",
 ]  # fmt: skip
 
 METHODS = {
     "full": Full,
+    "bitfit": BitFit,
+    "norms": NormTuning,
+    "last-k": LastK,
+    "head": Head,
     "lora": LoRA,
+    "rslora": RSLoRA,
+    "lora+": LoRAPlus,
+    "pissa": PiSSA,
+    "dora": DoRA,
+    "vera": VeRA,
+    "adalora": AdaLoRA,
+    "loha": LoHa,
+    "lokr": LoKr,
+    "ia3": IA3,
     "adapter": Bottleneck,
     "pfeiffer": Pfeiffer,
     "parallel": Parallel,

@@ -30,8 +30,7 @@ def prepare(model, method, name, rng=0):
         raise TypeError(f"attach takes a method such as LoRA(r=8), got {method!r}")
     with disabled(model), dtype(precision(model)):
         deltas = method.build(model, np.random.default_rng(rng))
-        base = dict(base_parameters(model))
-        copies = {path: Parameter(base[path].data) for path in method.trains(model)}
+        copies = {path: Parameter(p.data) for path, p in method.trains(model).items()}
     adapter = Adapter(name, method, deltas, copies)
     if not adapter.parameters():
         raise ValueError(f"{method} finds nothing to train in this model")

@@ -29,12 +29,18 @@ class Delta(Module):
         """The arrays that an adapter's file keeps, {name: array}: all that do not fold away."""
         return {name: p.data for name, p in self.named_parameters()}
 
+    def state(self):
+        """The arrays beside what trains that a run under way goes on from, {name: array}."""
+        return {}
+
 
 class Method:
     """A way of fine-tuning: a dataclass of hyper-parameters that knows where it sits."""
 
     family = ""  # of which kind it is: full, selective, lora, adapter or prompt
     peft_type = ""  # its name in an adapter's file
+    mark = ""  # an option that is true there, by which methods of one name are told apart
+    hf_modules = ()  # its arrays that HF PEFT calls "….weight"
     folds = False  # whether merging is possible
 
     def count(self, config):
@@ -50,8 +56,18 @@ class Method:
         return {}
 
     def trains(self, model):
-        """Paths of the base parameters that are trained themselves, as private copies."""
-        return []
+        """The base parameters of which private copies are trained, {path: Parameter}."""
+        return {}
+
+    def before_step(self, adapter, step, steps):
+        """Called before update `step` = 1 … `steps`: adds gradients of its own.
+
+        Raises ValueError for a run that is too short for the method.
+        """
+
+    def after_step(self, adapter, step, steps):
+        """Called after that update, the gradients still there; returns the ranks to note."""
+        return {}
 
     @classmethod
     def from_dict(cls, values):
@@ -120,7 +136,8 @@ def base_parameters(model):
         originals |= adapter.replaced
         added |= {id(p) for delta in adapter.deltas.values() for p in delta.parameters()}
     named = [(path, p) for path, p in model.named_parameters() if id(p) not in added]
-    return [(path, originals.get(path, p)) for path, p in named]
+    named = [(path, originals.get(path, p)) for path, p in named]
+    return [(path, p) for path, p in named if p is not None]  # a tied head has none of its own
 
 
 def find(model, name):

@@ -131,7 +131,8 @@ def change(model, adapter):
         raise ValueError(f"{reason}; it cannot be added up with others") from None
     for key, p in after.items():
         path, _, attribute = key.rpartition(".")
-        new, old = (q.data.astype("float64") for q in (p, base[key]))
+        old = base.get(key, model.wte.weight)  # which a tied head has until it is merged into
+        new, old = (q.data.astype("float64") for q in (p, old))
         if path in layers and attribute == "weight":
             delta = adapter.deltas.get(path)
             found[path] = xp.matmul(*factors_of(delta)) if has_factors(delta) else new - old

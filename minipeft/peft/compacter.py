@@ -10,7 +10,7 @@ changes nothing; s and D's t are Glorot-uniform, A is N(0, 1/n²), which makes D
 as a plain adapter's (AdapterHub draws A from N(0, 10⁻⁸), a start near zero). n must divide
 width and m. φ is not linear, so it cannot be merged.
 
-Karimi Mahabadi et al. 2021, sections 3 and 4, arXiv:2106.04647; "pfeiffer" is Compacter++.
+Karimi Mahabadi et al. 2021, section 3, arXiv:2106.04647; "pfeiffer" is Compacter++.
 """
 
 import math

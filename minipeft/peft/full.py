@@ -25,4 +25,4 @@ class Full(Method):
         return config.size
 
     def trains(self, model):
-        return [path for path, _ in base_parameters(model)]
+        return dict(base_parameters(model))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ..backend import dtype, xp
-from ..nn import Module, Parameter
+from ..nn import Module, Parameter, TiedHead
 from ..quantize import Packed, relative
 from .attaching import detach, disabled, install, put, use
 from .base import Adapter, adapters, base_parameters, find, in_use, precision
@@ -39,7 +39,8 @@ def merge(model, name="default", *, requantize=False):
 
     The adapter leaves the model. The merged weights are new arrays and the Receipt keeps the
     old ones, so `unmerge` restores every bit. Raises ValueError, and changes nothing, if the
-    method's change is not one of weights, or if a merged weight is not finite.
+    method's change is not one of weights, or if a merged weight is not finite. A change of the
+    head or of the token table unties the two, and the model's Config then says so.
 
     A weight held in few bits (see `quantize`) is unpacked, which loses nothing but the memory
     that it saved; with `requantize` it is packed again, which rounds away much of the change,
@@ -51,7 +52,15 @@ def merge(model, name="default", *, requantize=False):
     if requantize:
         after, lost = repacked(dict(base_parameters(model)), after)
     detach(model, name)
-    return Receipt(model, adapter, put(dict(model.named_modules()), after), after, used, lost)
+    before = put(dict(model.named_modules()), after)
+    tie(model)
+    return Receipt(model, adapter, before, after, used, lost)
+
+
+def tie(model):
+    """Have the model's Config say whether its head is the token table, as it now is."""
+    free = "lm_head.weight" in dict(base_parameters(model))
+    model.config = model.config.with_(tied=not free)
 
 
 def repacked(base, after):
@@ -81,6 +90,9 @@ def folded(model, adapter):
                     f"{adapter.name!r} at {path} cannot be merged: {reason}; keep it attached"
                 ) from None
             arrays |= {f"{path}.{attribute}": array for attribute, array in merged.items()}
+        for path, head in sites.items():  # a change of the token table is none of the head
+            if isinstance(head, TiedHead) and head.weight is None and "wte" in adapter.deltas:
+                arrays.setdefault(f"{path}.weight", head.table.data)
         return {path: Parameter(a, requires_grad=False) for path, a in arrays.items()}
 
 
@@ -89,14 +101,17 @@ def check_merge(model, adapter, after):
     base = dict(base_parameters(model))
     for path, p in after.items():
         problem = None
-        if path not in base:
+        if path not in base and path != "lm_head.weight":  # merging unties a tied head
             problem = f"needs {path}, which this model does not have"
         elif not bool(xp.isfinite(p.data).all()):
             problem = f"would make {path} infinite or NaN"
         if problem:
             raise ValueError(f"merging {adapter.name!r} {problem}; keep it attached")
+    changed = set(after)
+    if "lm_head.weight" in changed - base.keys():  # a head that was the table so far
+        changed.add("wte.weight")
     for other in adapters(model).values():
-        hidden = sorted(other.copies.keys() & after.keys()) if other is not adapter else []
+        hidden = sorted(other.copies.keys() & changed) if other is not adapter else []
         if hidden:
             raise ValueError(
                 f"{other.name!r} has its own copy of {hidden[0]}, which would hide what is "
@@ -122,5 +137,6 @@ def unmerge(receipt):
     used = in_use(model)
     use(model, None)
     put(dict(model.named_modules()), receipt.before)
+    tie(model)
     install(model, adapter)
     use(model, used | {key: receipt.used[key] for key in receipt.used if key == adapter.name})

@@ -7,8 +7,8 @@ Beside the MLP (the default) it widens the MLP by m units, beside attention it i
 With φ the identity it is LoRA on the whole sub-layer; otherwise it cannot be merged. It reads
 what the sub-layer reads, here the normed stream; AdapterHub's reads the stream before its norm.
 
-He et al. 2022, section 4.6, arXiv:2110.04366, with s = 4, and m = 512 at width 1024 for the MAM
-adapter: `use(model, ["prefix", "parallel"])` of a short prefix and one of these.
+He et al. 2022, sections 4.3 to 4.6, arXiv:2110.04366; s = 4 and m = 512 at width 1024 in MAM,
+which is a short prefix and one of these at once: `use(model, ["prefix", "parallel"])`.
 """
 
 import math

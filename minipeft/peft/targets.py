@@ -1,7 +1,55 @@
 """Which modules a method is put on, by name, and what its hyper-parameters may be."""
 
+import math
+import re
+from dataclasses import replace
+
 from ..errors import unknown
-from ..nn import Linear, Site
+from ..nn import Embedding, Linear, Site, TiedHead
+from .base import Method
+
+TABLES = ("wte", "lm_head")  # which 'all-linear' leaves out, as HF PEFT does
+
+
+class Targeted(Method):
+    """A method with one change on each of the matrices that its `target_modules` names.
+
+    Those are Linears, the head, and for some methods the token table "wte". Names match the end
+    of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj".
+    """
+
+    layers_to_transform = None
+    embeds = False  # whether it can change the token table
+
+    def targets(self, matrices):
+        """Those of {path: anything} that it sits on; ValueError for a name of none of them."""
+        found = targeted(in_layers(matrices, self.layers_to_transform), self.target_modules)
+        if "wte" in found and not self.embeds:
+            kind = type(self).__name__
+            raise ValueError(f"{kind} has no form for the token table; leave out wte")
+        for option in ("rank_pattern", "alpha_pattern"):
+            check_pattern(option, getattr(self, option, {}), found)
+        return found
+
+    def at(self, path, shape):
+        """The method as it is at one module; ValueError if its (out, in) is too small."""
+        return self
+
+    def each(self, n_out, n_in):
+        """How many numbers it trains on one matrix (out, in)."""
+        raise NotImplementedError
+
+    def delta(self, layer, rng):
+        """The change of one layer."""
+        raise NotImplementedError
+
+    def count(self, config):
+        targets = self.targets(config.matrices)
+        return sum(self.at(path, shape).each(*shape) for path, shape in targets.items())
+
+    def build(self, model, rng):
+        targets = self.targets(matrices(model))
+        return {path: self.at(path, shape(m)).delta(m, rng) for path, m in targets.items()}
 
 
 def linears(model):
@@ -9,13 +57,31 @@ def linears(model):
     return {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
 
 
+def matrices(model):
+    """The modules of the base that compute with one matrix: Linears, the head, the table."""
+    kinds = Linear, TiedHead
+    modules = {path: m for path, m in model.named_modules() if isinstance(m, kinds)}
+    return {"wte": model.wte} | modules
+
+
+def weight(module):
+    """The Parameter that a Linear, a head or an Embedding computes with."""
+    return module.table if isinstance(module, TiedHead) else module.weight
+
+
+def shape(module):
+    """(out, in) of a module's matrix; an Embedding's maps tokens to vectors."""
+    size = weight(module).shape
+    return size[::-1] if isinstance(module, Embedding) else size
+
+
 def targeted(layers, targets):
-    """Those of {path: anything} that target_modules names; 'all-linear' is all but the head.
+    """Those of {path: anything} that target_modules names; 'all-linear' is all in the blocks.
 
     Raises ValueError if any name matches nothing, with the names that it might have meant.
     """
     if targets == "all-linear":
-        return {path: m for path, m in layers.items() if path.split(".")[-1] != "lm_head"}
+        return {path: m for path, m in layers.items() if path.split(".")[-1] not in TABLES}
     return matching(layers, (targets,) if isinstance(targets, str) else targets)
 
 
@@ -23,7 +89,7 @@ def matching(modules, names):
     """Those of {path: module} whose path is, or ends in, a name; each name must match one."""
     found = set()
     for name in names:
-        hits = {path for path in modules if f".{path}".endswith(f".{name}")}
+        hits = matches(modules, name)
         if not hits:
             known = sorted({path.split(".")[-1] for path in modules})
             raise ValueError(unknown("target module", name, known))
@@ -33,9 +99,57 @@ def matching(modules, names):
     return {path: m for path, m in modules.items() if path in found}
 
 
-def sites(model):
-    """All places where a function may be replaced, {path: Site}."""
-    return {path: m for path, m in model.named_modules() if isinstance(m, Site)}
+def matches(paths, name):
+    """Those paths that are, or end in, a name."""
+    return {path for path in paths if f".{path}".endswith(f".{name}")}
+
+
+def in_layers(modules, numbers):
+    """Those of {path: anything} in the blocks of these numbers; all of them for None or ()."""
+    wanted = {numbers} if isinstance(numbers, int) else set(numbers or ())
+    if not wanted:
+        return modules
+    layer = {path: int(n[1]) for path in modules if (n := re.search(r"\.(\d+)\.", path))}
+    for number in sorted(wanted - set(layer.values())):
+        last = max(layer.values())
+        raise ValueError(f"layers_to_transform names layer {number}; there are 0 … {last}")
+    return {path: m for path, m in modules.items() if layer.get(path) in wanted}
+
+
+def first_match(patterns, path):
+    """The first key of {pattern: value} that matches the end of a path, or None.
+
+    A pattern is a regular expression, as in HF PEFT: "q_proj", "blocks.0.*", ".*attn.*".
+    """
+    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), None)
+
+
+def check_pattern(option, table, paths):
+    """Raise ValueError for a pattern that is none, or is the first to match no path."""
+    try:
+        used = {first_match(table, path) for path in paths}
+    except re.error as error:
+        raise ValueError(f"{option} holds a pattern that is none: {error}") from None
+    for key in table.keys() - used:
+        known = sorted({path.split(".")[-1] for path in paths})
+        raise ValueError(unknown(f"module in {option}", key, known))
+
+
+def patterned(method, path, alpha):
+    """The method with the r and α (the option so called) that its patterns give a module."""
+    own = {"r": method.rank_pattern, alpha: method.alpha_pattern}
+    own = {option: table.get(first_match(table, path)) for option, table in own.items()}
+    own = {option: value for option, value in own.items() if value is not None}
+    return replace(method, **own, rank_pattern={}, alpha_pattern={})
+
+
+def check_rank(path, r, shape):
+    """Raise ValueError if a matrix (out, in) cannot have this rank."""
+    if r > min(shape):
+        raise ValueError(
+            f"r = {r} is more than {path} can use: a {tuple(shape)} weight "
+            f"has rank ≤ {min(shape)}; lower r or leave {path} out"
+        )
 
 
 def at_least_1(**numbers):
@@ -45,7 +159,19 @@ def at_least_1(**numbers):
             raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
 
 
+def finite(**numbers):
+    """Raise ValueError unless every hyper-parameter given is a finite number."""
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise ValueError(f"{name} must be a finite number, got {number!r}")
+
+
 def room_for(slots, context):
     """Raise ValueError if so many virtual tokens leave no room for real ones."""
     if slots >= context:
         raise ValueError(f"{slots} virtual tokens fill a context of {context}; use fewer")
+
+
+def sites(model):
+    """All places where a function may be replaced, {path: Site}."""
+    return {path: m for path, m in model.named_modules() if isinstance(m, Site)}

@@ -1,0 +1,119 @@
+"""Selective fine-tuning: train a few of the base's own parameters and freeze the others.
+
+    W ← W + ΔW        for the chosen parameters
+
+    BitFit      all biases, those of the norms too    GPT-2: L (11 D) + D at ffn = 4 D
+    norms       gains and biases of all norms         GPT-2: 4 D L + 2 D;  Llama: 2 D L + D
+    last k      all of the last k blocks              GPT-2: k (12 D² + 13 D)
+    head        the weight of the head                V D
+
+What trains is a private copy that takes the parameter's place while in use, so switching back
+restores every bit, and only the copies are saved. Attaching changes nothing, merging makes the
+copies the base, and nothing is slower for it. A head that is tied to the token table gets a
+weight of its own: the table stays, and merging unties the two. The rows of one batch cannot use
+different copies.
+
+The last blocks and the head need no tape below them: all earlier layers are read only.
+
+Ben-Zaken et al. 2021 (BitFit), section 3, arXiv:2106.10199; Zhao et al. 2023 (norms),
+arXiv:2312.11420; Lee et al. 2019 (last layers), arXiv:1911.03090; Alain & Bengio 2016 (linear
+probe), arXiv:1610.01644
+"""
+
+from dataclasses import dataclass
+
+from .base import Method, base_parameters
+from .targets import at_least_1, weight
+
+
+@dataclass(frozen=True)
+class Selective(Method):
+    """Fine-tuning of those base parameters that `chooses` picks by their path."""
+
+    family = "selective"
+    folds = True
+
+    def chooses(self, path, layers):
+        """Whether a parameter trains, given its path and the model's number of layers."""
+        raise NotImplementedError
+
+    def trains(self, model):
+        layers = len(model.blocks)
+        return {path: p for path, p in base_parameters(model) if self.chooses(path, layers)}
+
+
+@dataclass(frozen=True)
+class BitFit(Selective):
+    """Fine-tuning of all biases, which has no hyper-parameters."""
+
+    peft_type = "BITFIT"
+
+    def chooses(self, path, layers):
+        return path.endswith(".bias")
+
+    def count(self, config):
+        norms = config.width * (config.norm == "layer")
+        each = sum(out for out, _ in config.linears.values()) - config.vocab * (not config.tied)
+        return each * config.bias + (2 * config.layers + 1) * norms
+
+    def trains(self, model):
+        found = super().trains(model)
+        if not found:
+            raise ValueError(
+                "BitFit trains biases, and this model has none, as is Llama's way; "
+                "use NormTuning() or LoRA(r=1) for as few numbers"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class NormTuning(Selective):
+    """Fine-tuning of the gains and biases of all norms, which has no hyper-parameters."""
+
+    peft_type = "LN_TUNING"
+
+    def chooses(self, path, layers):
+        return path.split(".")[-2].startswith("ln_")
+
+    def count(self, config):
+        each = 2 * config.width if config.norm == "layer" else config.width
+        return (2 * config.layers + 1) * each
+
+
+@dataclass(frozen=True)
+class LastK(Selective):
+    """Fine-tuning of the last k blocks."""
+
+    k: int = 1
+
+    peft_type = "LAST_K"
+
+    def __post_init__(self):
+        at_least_1(k=self.k)
+
+    def check(self, layers):
+        """Raise ValueError if the model has fewer than k blocks."""
+        if self.k > layers:
+            raise ValueError(f"k = {self.k}, but the model has {layers} blocks; use fewer")
+
+    def chooses(self, path, layers):
+        self.check(layers)
+        place, number = path.split(".")[:2]
+        return place == "blocks" and int(number) >= layers - self.k
+
+    def count(self, config):
+        self.check(config.layers)
+        return self.k * (config.with_(layers=2).size - config.with_(layers=1).size)
+
+
+@dataclass(frozen=True)
+class Head(Selective):
+    """Fine-tuning of the head's weight only, which has no hyper-parameters."""
+
+    peft_type = "HEAD"
+
+    def count(self, config):
+        return config.vocab * config.width
+
+    def trains(self, model):
+        return {"lm_head.weight": weight(model.lm_head)}

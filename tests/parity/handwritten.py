@@ -1,0 +1,104 @@
+"""Methods that HF PEFT lacks, written by hand as PyTorch modules and hooked into HF's models."""
+
+from hf import torch
+from torch import nn
+from torch.nn import functional as F
+
+NONLINEAR = {
+    "relu": F.relu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "identity": lambda x: x,
+}
+
+
+class Bottleneck(nn.Module):
+    """U φ(D h + b₁) + b₂, random in all parts."""
+
+    def __init__(self, width, m, nonlinearity):
+        super().__init__()
+        self.down, self.up = random(m, width), random(width, m)
+        self.down_bias, self.up_bias = random(m), random(width)
+        self.nonlinear = NONLINEAR[nonlinearity]
+
+    def forward(self, h):
+        return F.linear(self.nonlinear(F.linear(h, self.down, self.down_bias)), self.up, self.up_bias)
+
+
+class Hypercomplex(nn.Module):
+    """Compacter's φ(h D + b₁) U + b₂, with D and U sums of Kronecker products."""
+
+    def __init__(self, width, m, nonlinearity, rule, k):
+        super().__init__()
+        n = len(rule)
+        self.phm_rule = rule
+        self.down_left, self.down_right = random(n, width // n, k), random(n, k, m // n)
+        self.up_left, self.up_right = random(n, m // n, k), random(n, k, width // n)
+        self.down_bias, self.up_bias = random(m), random(width)
+        self.nonlinear = NONLINEAR[nonlinearity]
+
+    def forward(self, h):
+        down, up = (
+            sum(torch.kron(a, s @ t) for a, s, t in zip(self.phm_rule, left, right, strict=True))
+            for left, right in (
+                (self.down_left, self.down_right),
+                (self.up_left, self.up_right),
+            )
+        )
+        return self.nonlinear(h @ down + self.down_bias) @ up + self.up_bias
+
+
+def random(*shape):
+    return nn.Parameter(0.3 * torch.randn(shape, dtype=torch.float64))
+
+
+def hooked(places, make, join):
+    """What puts a new adapter on every sub-layer, "attn" or "mlp", that `places` names.
+
+    The sub-layer's result h of its input x becomes join(adapter, x, h).
+    """
+
+    def hook(module, args, options, output):
+        x = args[0] if args else options["hidden_states"]
+        if isinstance(output, tuple):  # attention's probabilities come second
+            return join(module.adapter, x, output[0]), *output[1:]
+        return join(module.adapter, x, output)
+
+    def put(model):
+        model.requires_grad_(False)
+        new = make(model.config.hidden_size)
+        blocks = model.transformer.h if hasattr(model, "transformer") else model.model.layers
+        for block in blocks:
+            parts = {"attn": getattr(block, "attn", None) or block.self_attn, "mlp": block.mlp}
+            for name in ("attn", "mlp"):
+                if name in places:
+                    parts[name].adapter = new()
+                    parts[name].register_forward_hook(hook, with_kwargs=True)
+        return model.to(model.dtype)
+
+    return put
+
+
+def after(adapter, x, h):
+    """Houlsby's and Pfeiffer's place: on the result, before it is added to the stream."""
+    return h + adapter(h)
+
+
+def beside(scale):
+    """The parallel place: on the input, beside the sub-layer."""
+    return lambda adapter, x, h: h + scale * adapter(x)
+
+
+def bottlenecks(places, m, nonlinearity="relu", join=after):
+    """Plain adapters of width m."""
+    return hooked(places, lambda width: lambda: Bottleneck(width, m, nonlinearity), join)
+
+
+def compacters(places, m, n, k, nonlinearity="gelu"):
+    """Compacter's, with one rule A (n, n, n) for all."""
+
+    def make(width):
+        rule = random(n, n, n)
+        return lambda: Hypercomplex(width, m, nonlinearity, rule, k)
+
+    return hooked(places, make, after)

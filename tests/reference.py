@@ -1,0 +1,75 @@
+"""The transformer once more in plain NumPy: one row, one token, one head at a time."""
+
+import numpy as np
+
+from minipeft.backend import to_numpy
+
+
+def logits(model, ids):
+    """Logits (T, V) of one sequence of token ids, read without padding or cache."""
+    config = model.config
+    weights = {
+        path: np.asarray(to_numpy(p.data), "float64") for path, p in model.named_parameters()
+    }
+    x = np.stack([weights["wte.weight"][token] for token in ids])
+    if config.position == "learned":
+        x = x + weights["wpe.weight"][: len(ids)]
+    for i in range(config.layers):
+        here = {
+            path[len(f"blocks.{i}.") :]: w for path, w in weights.items() if f".{i}." in path
+        }
+        x = x + attention(config, here, normed(config, here, "ln_1", x))
+        x = x + mlp(config, here, normed(config, here, "ln_2", x))
+    x = normed(config, weights, "ln_f", x)
+    return x @ weights["wte.weight" if config.tied else "lm_head.weight"].T
+
+
+def normed(config, weights, name, x):
+    out = []
+    for row in x:
+        if config.norm == "layer":
+            centred = row - np.mean(row)
+            row = centred / np.sqrt(np.mean(centred**2) + config.norm_eps)
+            out.append(row * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+        else:
+            row = row / np.sqrt(np.mean(row**2) + config.norm_eps)
+            out.append(row * weights[f"{name}.weight"])
+    return np.stack(out)
+
+
+def linear(weights, name, x):
+    return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0.0)
+
+
+def turned(config, vector, position):
+    """Rotary positions by complex numbers: pair i is one number, times e^(i · angle)."""
+    if config.position != "rope":
+        return vector
+    K = len(vector)
+    angle = position / config.rope_theta ** (2 * np.arange(K // 2) / K)
+    z = (vector[: K // 2] + 1j * vector[K // 2 :]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag])
+
+
+def attention(config, weights, x):
+    K, out = config.head_width, np.zeros_like(x)
+    q, k, v = (linear(weights, f"attn.{name}_proj", x) for name in "qkv")
+    for h in range(config.heads):
+        group = h // (config.heads // config.kv_heads)
+        mine, shared = slice(h * K, (h + 1) * K), slice(group * K, (group + 1) * K)
+        keys = [turned(config, key, j) for j, key in enumerate(k[:, shared])]
+        for i in range(len(x)):
+            query = turned(config, q[i, mine], i)
+            scores = np.array([query @ key / np.sqrt(K) for key in keys[: i + 1]])
+            p = np.exp(scores - scores.max())
+            out[i, mine] = p / p.sum() @ v[: i + 1, shared]
+    return linear(weights, "attn.o_proj", out)
+
+
+def mlp(config, weights, x):
+    up = linear(weights, "mlp.up_proj", x)
+    if config.mlp == "swiglu":
+        gate = linear(weights, "mlp.gate_proj", x)
+        return linear(weights, "mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
+    t = np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))
+    return linear(weights, "mlp.down_proj", 0.5 * up * (1 + t))
