@@ -15,12 +15,13 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from . import plots
 from .checkpoint import fingerprint, load_base
 from .data import DOWNSTREAM
 from .errors import unknown
 from .files import read_json, write_json
 from .peft import METHODS as ALL
+from .plots import save
+from .plots_compare import comparison
 from .runs import cores, dask, processes, run_all
 from .table import table
 from .trial import Trial, measure, tune
@@ -39,7 +40,7 @@ def compare(trials, out="figures", executor=None):
     partial = out / "compare.partial.json"
     rows = run_all(measure, trials, executor or processes(1), partial, str(about), "compare")
     write_json(out / "compare.json", about | {"rows": rows})
-    plots.save(plots.comparison(rows), out / "compare.png")
+    save(comparison(rows), out / "compare.png")
     return rows
 
 

@@ -1,36 +1,35 @@
-"""Every picture of the package, drawn from plain rows: the only importer of matplotlib.
+"""What all pictures share: a method's colour and marker, axes, labels that keep apart; a History.
 
-One colour a family of methods (Okabe & Ito's, which colour-blind readers tell apart), and one
-marker a method.
+One hue a family of methods (Okabe & Ito's, which colour-blind readers tell apart), and within
+it one marker and shade a method. Only plots and plots_… import matplotlib.
 """
 
-import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from .peft import METHODS
-from .table import groups, mean, spread
 
-COLOURS = {
-    "full": "#000000",
-    "selective": "#CC79A7",
-    "lora": "#0072B2",
-    "adapter": "#D55E00",
-    "prompt": "#009E73",
+COLOURS = {  # of families, and a second shade where there are many methods
+    "full": ("#000000",),
+    "selective": ("#CC79A7",),
+    "lora": ("#0072B2", "#56B4E9"),
+    "adapter": ("#D55E00",),
+    "prompt": ("#009E73",),
 }
-MARKERS = "osD^vPX<>phd*8H"
+MARKERS = "osD^v"
 SMALL = 8  # points, of labels
 
 
 def style(method):
-    """The colour and marker that a method has in every picture."""
+    """The colour and marker that a method has in every picture, as options of `Axes.plot`."""
     family = METHODS[method].family
     members = [name for name, kind in METHODS.items() if kind.family == family]
-    marker = "*" if method == "full" else MARKERS[members.index(method) % len(MARKERS)]
-    return {"color": COLOURS[family], "marker": marker, "markersize": 9 if marker == "*" else 6}
+    shade, number = divmod(members.index(method), len(MARKERS))
+    marker = "*" if family == "full" else MARKERS[number]
+    size = 9 if marker == "*" else 6
+    return {"color": COLOURS[family][shade], "marker": marker, "markersize": size}
 
 
 def save(figure, path):
@@ -42,7 +41,7 @@ def save(figure, path):
 def history(run, axes=None):
     """Loss (nats per token) over the steps of a History; returns the Axes."""
     axes = axes or plt.subplots(figsize=(5, 3), layout="constrained")[1]
-    axes.plot(range(1, len(run.loss) + 1), run.loss, color=COLOURS["lora"], lw=1)
+    axes.plot(range(1, len(run.loss) + 1), run.loss, color=COLOURS["lora"][0], lw=1)
     axes.set(xlabel="step", ylabel="loss (nats per letter)", yscale="log")
     tidy(axes)
     return axes
@@ -60,56 +59,6 @@ def ranks(run, axes=None):
     first, last = (sum(rank[i] for rank in run.ranks.values()) for i in (0, -1))
     axes.set(xlabel="step", title=f"{first} ranks at first, {last} in the end")
     return axes
-
-
-def comparison(rows):
-    """Exact match on unseen words against trainable numbers, a panel a task, a marker a method.
-
-    Whiskers span the seeds. Of several budgets the largest is filled, the others hollow.
-    """
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    steps = sorted({row["steps"] for row in rows})
-    columns = min(len(tasks), 4 if len({row["method"] for row in rows}) < 9 else 2)
-    lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(max(4.6, 3.3 * columns), 3.4 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flat
-    for axes, task in itertools.zip_longest(panels, tasks):
-        if task is None:
-            axes.set_axis_off()
-            continue
-        panel(axes, [row for row in rows if row["task"] == task], steps)
-    figure.supxlabel("trainable numbers (log scale)", fontsize=10)
-    figure.supylabel("exact match on unseen words", fontsize=10)
-    figure.canvas.draw()
-    for axes in figure.axes:
-        place_labels(axes)
-    return figure
-
-
-def panel(axes, rows, steps):
-    """One task of `comparison`."""
-    seen = {}
-    for (_, budget), methods in sorted(groups(rows).items(), key=lambda item: item[0][1]):
-        for method, seeds in methods.items():
-            look, x = style(method), seeds[0]["trainable"]
-            y, low, high = spread(seeds, "exact")
-            face = look["color"] if budget == steps[-1] else "white"
-            axes.errorbar(x, y, [[y - low], [high - y]], capsize=2, lw=1, mfc=face, **look)
-            if method in seen:
-                axes.plot([x, x], [seen[method], y], color=look["color"], lw=0.7, zorder=1)
-            seen[method] = y
-            if budget == steps[-1]:
-                axes.annotate(method, (x, y), (0, 0), textcoords="offset points", va="bottom",
-                              fontsize=SMALL, color=look["color"])  # fmt: skip
-    before = mean(rows, "exact_before")
-    axes.axhline(before, color="grey", lw=0.8, ls=":", zorder=0)
-    axes.text(0.99, before, "before", transform=axes.get_yaxis_transform(), ha="right",
-              va="bottom", fontsize=SMALL, color="grey")  # fmt: skip
-    budget = " and ".join(map(str, steps))
-    axes.set(xscale="log", title=f"{rows[0]['task']} · {budget} steps", ylim=(-0.05, 1.1))
-    axes.title.set_fontsize(10)
-    axes.margins(x=0.22)
-    tidy(axes)
 
 
 def tidy(axes):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import minipeft as mp
-from minipeft import compare, plots, runs, trial
+from minipeft import compare, plots, plots_compare, runs, trial
 from minipeft.compare import choose_rates, rate, shipped_rates
 from minipeft.data import DOWNSTREAM, PRETRAINING
 from minipeft.runs import processes, run_all
@@ -55,7 +55,7 @@ def test_other_seeds_give_other_runs(rows):
 
 def test_table_and_figure_have_every_method(rows, tmp_path):
     text = table(rows)
-    figure = plots.comparison(rows)
+    figure = plots_compare.comparison(rows)
     shown = [label.get_text() for axes in figure.axes for label in axes.texts]
     for row in rows:
         assert f"\n{row['method']:<16}{row['trainable']:>10,}" in text
@@ -68,7 +68,7 @@ def test_labels_of_many_methods_do_not_overlap(rows):
     crowd = [
         row | {"exact": 0.5 + 0.01 * i, "trainable": 1000 + i} for i, row in enumerate(rows)
     ]
-    figure = plots.comparison(crowd)
+    figure = plots_compare.comparison(crowd)
     figure.canvas.draw()
     boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text()]
     for i, one in enumerate(boxes):
