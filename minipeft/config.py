@@ -129,6 +129,23 @@ class Config:
         return self.linears | tables
 
     @property
+    def parameters(self):
+        """{path: shape} of every parameter of a Transformer of this Config."""
+        D = self.width
+        tables = {"wte.weight": (self.vocab, D)}
+        if self.position == "learned":
+            tables["wpe.weight"] = (self.context, D)
+        weights, biases = {}, {}
+        for path, (n_out, n_in) in self.linears.items():
+            weights[f"{path}.weight"] = n_out, n_in
+            if self.bias and path != "lm_head":
+                biases[f"{path}.bias"] = (n_out,)
+        places = [f"blocks.{i}.ln_{n}" for i in range(self.layers) for n in (1, 2)]
+        parts = ("weight", "bias") if self.norm == "layer" else ("weight",)
+        norms = {f"{path}.{part}": (D,) for path in [*places, "ln_f"] for part in parts}
+        return tables | weights | biases | norms
+
+    @property
     def size(self):
         """How many parameters a Transformer of this Config has.
 

@@ -18,7 +18,8 @@ import minipeft
 LAYERS = """
     errors tree interrupt
     backend config
-    autograd
+    autograd architecture
+    presets
     ops functional
     nn inputs
     recompute

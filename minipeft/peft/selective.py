@@ -20,6 +20,7 @@ arXiv:2312.11420; Lee et al. 2019 (last layers), arXiv:1911.03090; Alain & Bengi
 probe), arXiv:1610.01644
 """
 
+import math
 from dataclasses import dataclass
 
 from .base import Method, base_parameters
@@ -37,6 +38,14 @@ class Selective(Method):
         """Whether a parameter trains, given its path and the model's number of layers."""
         raise NotImplementedError
 
+    def chosen(self, config):
+        """{path: shape} of what trains in a model of this Config."""
+        shapes, layers = config.parameters, config.layers
+        return {path: shapes[path] for path in shapes if self.chooses(path, layers)}
+
+    def count(self, config):
+        return sum(map(math.prod, self.chosen(config).values()))
+
     def trains(self, model):
         layers = len(model.blocks)
         return {path: p for path, p in base_parameters(model) if self.chooses(path, layers)}
@@ -50,11 +59,6 @@ class BitFit(Selective):
 
     def chooses(self, path, layers):
         return path.endswith(".bias")
-
-    def count(self, config):
-        norms = config.width * (config.norm == "layer")
-        each = sum(out for out, _ in config.linears.values()) - config.vocab * (not config.tied)
-        return each * config.bias + (2 * config.layers + 1) * norms
 
     def trains(self, model):
         found = super().trains(model)
@@ -74,10 +78,6 @@ class NormTuning(Selective):
 
     def chooses(self, path, layers):
         return path.split(".")[-2].startswith("ln_")
-
-    def count(self, config):
-        each = 2 * config.width if config.norm == "layer" else config.width
-        return (2 * config.layers + 1) * each
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,6 @@ class LastK(Selective):
         place, number = path.split(".")[:2]
         return place == "blocks" and int(number) >= layers - self.k
 
-    def count(self, config):
-        self.check(config.layers)
-        return self.k * (config.with_(layers=2).size - config.with_(layers=1).size)
-
 
 @dataclass(frozen=True)
 class Head(Selective):
@@ -112,8 +108,8 @@ class Head(Selective):
 
     peft_type = "HEAD"
 
-    def count(self, config):
-        return config.vocab * config.width
+    def chosen(self, config):
+        return {"lm_head.weight": (config.vocab, config.width)}
 
     def trains(self, model):
         return {"lm_head.weight": weight(model.lm_head)}
