@@ -1,4 +1,4 @@
-"""What all pictures share: a method's colour and marker, axes, labels that keep apart; a History.
+"""What all pictures share: colours and markers, axes, labels that keep apart; a History's.
 
 One hue a family of methods (Okabe & Ito's, which colour-blind readers tell apart), and within
 it one marker and shade a method. Only plots and plots_… import matplotlib.
@@ -18,8 +18,8 @@ COLOURS = {  # of families, and a second shade where there are many methods
     "adapter": ("#D55E00",),
     "prompt": ("#009E73",),
 }
-MARKERS = "osD^v"
-SMALL = 8  # points, of labels
+MARKERS = "osD^vP"
+SMALL, LARGE = 10, 12  # points, of labels and titles
 
 
 def style(method):
@@ -30,6 +30,11 @@ def style(method):
     marker = "*" if family == "full" else MARKERS[number]
     size = 9 if marker == "*" else 6
     return {"color": COLOURS[family][shade], "marker": marker, "markersize": size}
+
+
+def tint(method):
+    """The colour of a method's name: the darkest of its family, to be read on white."""
+    return COLOURS[METHODS[method].family][0]
 
 
 def save(figure, path):
@@ -72,6 +77,8 @@ def place_labels(axes):
     """Move each label to the place nearest to its point where it covers nothing else."""
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
     taken = [around(axes.transData.transform(label.xy), 5) for label in labels]
+    strokes = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    taken += [line.get_window_extent().extents for line in strokes]
     frame, points = axes.get_window_extent(), 72 / axes.figure.dpi
     for label in labels:
         x, y = axes.transData.transform(label.xy)

@@ -2,6 +2,8 @@
 
 import statistics
 
+from .peft import METHODS
+
 
 def groups(rows):
     """{(task, steps): {method: its rows, one a seed}}, in the order they come."""
@@ -9,6 +11,15 @@ def groups(rows):
     for row in rows:
         group = grouped.setdefault((row["task"], row["steps"]), {})
         group.setdefault(row["method"], []).append(row)
+    return grouped
+
+
+def families(methods):
+    """{family: {method: …}} of {method: …}, families and methods in the order of METHODS."""
+    grouped = {}
+    for name, method in METHODS.items():
+        if name in methods:
+            grouped.setdefault(method.family, {})[name] = methods[name]
     return grouped
 
 
@@ -31,20 +42,28 @@ HEAD = (
 
 
 def table(rows):
-    """Everything measured, and what the fine-tuned models write for three words each."""
+    """Everything measured, and what the fine-tuned models write for three words each.
+
+    Methods come family by family, under its name if there are several of one.
+    """
     lines = []
     for (task, steps), methods in groups(rows).items():
-        first = next(iter(methods.values()))[0]
-        seeds = max(map(len, methods.values()))
-        lines += [
-            f"{task}: {steps} steps of {first['batch_size']} words, "
-            f"{seeds} seed{'s'[: seeds > 1]}; before: exact match {first['exact_before']:.3f}, "
-            f"loss {first['loss_before']:.2f} nats a letter, old tasks {first['old_before']:.3f}",
-            HEAD,
-        ]
-        lines += [line(name, seeds_of) for name, seeds_of in methods.items()]
+        lines += [heading(task, steps, methods), HEAD]
+        for family, own in families(methods).items():
+            lines += [f"{family}-family"] if len(own) > 1 else []
+            lines += [line(name, seeds) for name, seeds in own.items()]
         lines += ["", *examples(methods), ""]
     return "\n".join(lines)
+
+
+def heading(task, steps, methods):
+    """What was measured, and how the backbone did before."""
+    first, seeds = next(iter(methods.values()))[0], max(map(len, methods.values()))
+    return (
+        f"{task}: {steps} steps of {first['batch_size']} words, "
+        f"{seeds} seed{'s'[: seeds > 1]}; before: exact match {first['exact_before']:.3f}, "
+        f"loss {first['loss_before']:.2f} nats a letter, old tasks {first['old_before']:.3f}"
+    )
 
 
 def line(name, rows):

@@ -1,5 +1,6 @@
 """The main job: trials, the comparison's files, table and figure, and what resumes."""
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_table_and_figure_have_every_method(rows, tmp_path):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_labels_of_many_methods_do_not_overlap(rows):
+def test_labels_of_points_that_meet_do_not_overlap(rows):
     crowd = [
         row | {"exact": 0.5 + 0.01 * i, "trainable": 1000 + i} for i, row in enumerate(rows)
     ]
@@ -73,6 +74,52 @@ def test_labels_of_many_methods_do_not_overlap(rows):
     boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text()]
     for i, one in enumerate(boxes):
         assert not any(one.overlaps(two) for two in boxes[i + 1 :])
+
+
+def test_every_method_has_a_look_of_its_own():
+    looks = {tuple(plots.style(method).items()) for method in mp.METHODS}
+    assert len(looks) == len(mp.METHODS)
+    hues = {plots.tint(method) for method in mp.METHODS}
+    assert len(hues) == len({method.family for method in mp.METHODS.values()})
+
+
+def many(row):
+    """Rows of every method on two tasks, after two budgets, from two seeds."""
+    for task, steps, (i, method), seed in itertools.product(
+        ("cipher", "gerund"), (300, 1200), enumerate(reversed(mp.METHODS)), (0, 1)
+    ):
+        exact = 0.02 * i + steps / 4000 + 0.01 * seed
+        yield row | dict(task=task, steps=steps, method=method, seed=seed, exact=exact)
+
+
+def test_many_methods_get_a_line_each(rows):
+    figure = plots_compare.comparison(list(many(rows[0])))
+    figure.canvas.draw()
+    first, *panels = figure.axes
+    assert [axes.get_title() for axes in panels] == ["cipher", "gerund"]
+    labels = first.get_yticklabels()
+    names = [label.get_text() for label in labels]
+    assert {*names} == {*mp.METHODS, *compare.FAMILIES}
+    for family, kind in compare.FAMILIES.items():  # each below the name of its family
+        own = [name for name in mp.METHODS if mp.METHODS[name].family == kind]
+        assert names[names.index(family) + 1 :][: len(own)] == own
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
+    for axes in panels:
+        for i, method in enumerate(reversed(mp.METHODS)):
+            line = -names.index(method)
+            found = [(a.get_xdata()[0], a.get_markerfacecolor()) for a in axes.lines
+                     if list(a.get_ydata()) == [line] and a.get_marker() in "*osD^vP"]  # fmt: skip
+            hollow, filled = sorted(found)
+            assert hollow == (pytest.approx(0.02 * i + 0.08), "white")
+            assert filled == (pytest.approx(0.02 * i + 0.305), plots.style(method)["color"])
+
+
+def test_a_table_of_many_goes_family_by_family(rows):
+    text = table(list(many(rows[0]))).split("\n\n")[0].splitlines()
+    heads = [line for line in text if line.endswith("-family")]
+    assert heads == ["selective-family", "lora-family", "adapter-family", "prompt-family"]
+    assert [line.split()[0] for line in text[2:] if line not in heads] == list(mp.METHODS)
 
 
 @dataclass(frozen=True)
