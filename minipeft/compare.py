@@ -2,6 +2,7 @@
 
 minipeft compare                     four tasks, five methods: one table, one figure
 minipeft compare --tasks cipher --methods lora-family,adapter --seeds 3 --steps 300,1200
+minipeft compare --full              all methods, 3 seeds, two budgets: compare_full.json, .png
 
 Each method learns at its own rate, chosen on validation words from one grid (--tune).
 An interrupted comparison goes on where it stopped when the same command is given again.
@@ -31,16 +32,16 @@ FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
-def compare(trials, out="figures", executor=None):
-    """Measure all trials; write compare.json and compare.png to a folder; return the rows.
+def compare(trials, out="figures", executor=None, name="compare"):
+    """Measure all trials; write NAME.json and NAME.png to a folder; return the rows.
 
     executor: any concurrent.futures Executor (default: one process beside this one).
     """
     about, out = provenance(), Path(out)
-    partial = out / "compare.partial.json"
+    partial = out / f"{name}.partial.json"
     rows = run_all(measure, trials, executor or processes(1), partial, str(about), "compare")
-    write_json(out / "compare.json", about | {"rows": rows})
-    save(comparison(rows), out / "compare.png")
+    write_json(out / f"{name}.json", about | {"rows": rows})
+    save(comparison(rows), out / f"{name}.png")
     return rows
 
 
@@ -130,8 +131,9 @@ def main(options):
         Trial(task, method, steps, options.lr or rate(rates, method, task), seed, **words)
         for task, steps, method, seed in plan
     ]
-    print(table(compare(trials, options.out, executor())))
-    print(f"wrote {options.out}/compare.json and {options.out}/compare.png")
+    name = "compare_full" if options.full else "compare"
+    print(table(compare(trials, options.out, executor(), name)))
+    print(f"wrote {options.out}/{name}.json and {options.out}/{name}.png")
 
 
 def chosen(options):
