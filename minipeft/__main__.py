@@ -12,6 +12,7 @@ from .errors import unknown
 
 COMMANDS = {
     "compare": "fine-tune the backbone by every method and show them side by side",
+    "explain": "what a method would change in a model, and at what cost",
     "pretrain": "make the backbone from scratch",
 }
 
