@@ -8,15 +8,14 @@ bytes of each, and what to know of tied weights and of names that are fused else
 """
 
 import difflib
-import json
 import math
 import re
 from dataclasses import dataclass, replace
 
 from .backend import dtype, np
 from .checkpoint import load_base, load_model
-from .errors import unknown
-from .peft import METHODS, base_parameters, disabled
+from .options import chosen_method, method_arguments
+from .peft import base_parameters, disabled
 from .peft.base import Method, precision
 from .peft.targets import Targeted, first_match, matches, matrices, shape, targeted
 
@@ -214,35 +213,11 @@ def warnings(model, method, rows):
 
 def arguments(parser):
     """What `minipeft explain` understands."""
-    parser.add_argument("--method", default="lora", help=f"of {', '.join(METHODS)}")
-    text = "comma-separated names of modules, or all-linear (default: the method's own)"
-    parser.add_argument("--targets", help=text)
-    parser.add_argument("--r", type=int, help="the rank (default: the method's own)")
-    text = "another hyper-parameter, its value as JSON; repeat for more"
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+    method_arguments(parser)
     parser.add_argument("--base", help="folder of the model (default: the shipped backbone)")
 
 
 def main(options):
     """Run `minipeft explain`."""
-    if options.method not in METHODS:
-        raise ValueError(unknown("method", options.method, METHODS))
-    values = dict(setting(text) for text in options.set)
-    if options.targets:
-        names = tuple(name.strip() for name in options.targets.split(",") if name.strip())
-        values["target_modules"] = names[0] if names == ("all-linear",) else names
-    if options.r is not None:
-        values["r"] = options.r
-    method = METHODS[options.method].from_dict(values)
+    method = chosen_method(options)
     print(explain(load_model(options.base) if options.base else load_base(), method))
-
-
-def setting(text):
-    """(name, value) of 'name=value', the value as JSON or else as it is."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set takes NAME=VALUE, such as lora_alpha=16, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

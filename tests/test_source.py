@@ -36,6 +36,7 @@ LAYERS = """
     peft
     files data optim generate
     checkpoint runs
+    options
     explain
     table
     plots
@@ -46,7 +47,8 @@ LAYERS = """
     pretrain trial
     compare
     checks.base
-    checks.tour
+    checks.adapters
+    checks.tour checks.swapping
     checks
     minipeft
     __main__
