@@ -8,7 +8,10 @@ from minipeft.backend import np, xp
 
 @st.composite
 def configs(draw, shapes=("gpt2", "llama"), context=16):
-    """A Config: odd widths where heads allow, one or two layers, grouped heads, tied or not."""
+    """A Config: odd widths where heads allow, one or two layers, grouped heads, tied or not.
+
+    A GPT-2 has biases, a Llama may have them.
+    """
     shape = draw(st.sampled_from(shapes))
     kv_heads, groups = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     heads = kv_heads * groups
@@ -22,6 +25,7 @@ def configs(draw, shapes=("gpt2", "llama"), context=16):
         heads=heads,
         kv_heads=kv_heads,
         ffn=draw(st.integers(1, 13)),
+        bias=shape == "gpt2" or draw(st.booleans()),
         tied=draw(st.booleans()),
         init_std=0.3,
     )

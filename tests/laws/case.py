@@ -18,6 +18,8 @@ class Case:
     method: Method
     seed: int = 0
     precision: str = "float64"
+    rows: int = 3  # of a batch
+    tokens: int = 4  # of a row
 
     def base(self):
         """A fresh copy of the model, every parameter random."""
@@ -29,9 +31,9 @@ class Case:
         adapter = mp.attach(net, self.method, name, rng=self.seed)
         return net, shake(adapter, self.seed) if shaken else adapter
 
-    def batch(self, B=3, T=4):
+    def batch(self, B=None, T=None):
         """Token ids and labels (B, T)."""
-        return batch(self.config, B, T, self.seed)
+        return batch(self.config, B or self.rows, T or self.tokens, self.seed)
 
     def in_float32(self):
         return replace(self, precision="float32")
@@ -83,7 +85,7 @@ class Random:
         return 1
 
     def batch(self, step, size, seed):
-        return batch(self.case.config, size, 4, [self.case.seed, self.seed, step])
+        return batch(self.case.config, size, self.case.tokens, [self.case.seed, self.seed, step])
 
 
 def sites(net):

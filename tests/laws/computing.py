@@ -3,12 +3,16 @@
 from dataclasses import replace
 
 import minipeft as mp
-from laws.case import Random, close, logits, same, shake
+from laws.case import Random, bits, close, logits, same, shake, steps
+from laws.equations import MATRIX, RANK, SUBLAYER, Arrays
 from minipeft.accumulate import accumulate
-from minipeft.autograd import no_grad
+from minipeft.autograd import Tensor, no_grad, value
 from minipeft.backend import np, to_numpy, xp
 from minipeft.functional import IGNORE
+from minipeft.nn import Embedding
 from minipeft.peft.base import adapters, base_parameters
+from minipeft.peft.targets import shape, weight
+from minipeft.quantize import LEVELS, Packed
 from minipeft.recompute import recomputing
 from minipeft.train import Run, Settings
 
@@ -58,22 +62,23 @@ def law_10_frozen_means_no_gradient(case):
 def law_11_what_a_token_may_see(case):
     """Logits depend on no later token, on no other row and no padding; nor does the loss."""
     net, _ = case.attached()
-    ids, labels = case.batch(3, 5)
+    ids, labels = case.batch()
+    B, T, cut = *ids.shape, case.tokens // 2
     full = logits(net, ids)
     other = ids.copy()
-    other[:, 3:] = (ids[:, 3:] + 1) % case.config.vocab
-    same(logits(net, other)[:, :3], full[:, :3], "logits before a changed token")
+    other[:, cut:] = (ids[:, cut:] + 1) % case.config.vocab
+    same(logits(net, other)[:, :cut], full[:, :cut], "logits before a changed token")
     other = ids.copy()
     other[1:] = (ids[1:] + 1) % case.config.vocab
     same(logits(net, other)[:1], full[:1], "logits of a row whose neighbours changed")
-    junk = np.random.default_rng(case.seed).integers(0, case.config.vocab, (3, 2))
-    real = np.ones((3, 7), bool)
+    junk = np.random.default_rng(case.seed).integers(0, case.config.vocab, (B, 2))
+    real = np.ones((B, T + 2), bool)
     real[:, :2] = False
     left = logits(net, np.concatenate([junk, ids], axis=1), real=real)[:, 2:]
     close(left, full, 1e-11, "logits behind padding")
-    right = logits(net, np.concatenate([ids, junk], axis=1), real=real[:, ::-1])[:, :5]
+    right = logits(net, np.concatenate([ids, junk], axis=1), real=real[:, ::-1])[:, :T]
     close(right, full, 1e-11, "logits before padding")
-    padding = np.full((3, 2), IGNORE)
+    padding = np.full((B, 2), IGNORE)
     with no_grad():
         plain = net.loss(ids, labels).item()
         padded = net.loss(
@@ -85,20 +90,25 @@ def law_11_what_a_token_may_see(case):
 def law_12_reading_on_is_reading_at_once(case):
     """Reading in pieces with the cache gives the logits of the full forward."""
     net, _ = case.attached()
-    ids, _ = case.batch(2, 6)
+    n = case.tokens
+    ids, _ = case.batch(T=n + 3)
     full = logits(net, ids)
     with no_grad():
-        first, cache = net.read(ids[:, :3])
-        then, cache = net.read(ids[:, 3:5], cache)
-        last, cache = net.read(ids[:, 5:], cache)
+        first, cache = net.read(ids[:, :n])
+        then, cache = net.read(ids[:, n : n + 2], cache)
+        last, cache = net.read(ids[:, n + 2 :], cache)
     pieces = np.concatenate([to_numpy(x.data) for x in (first, then, last)], axis=1)
     close(pieces, full, 1e-11, "logits read in pieces")
 
 
 def law_13_what_a_method_is(case):
-    """A fold is a change of weights; a prefix is a KV cache; a prompt is fed as embeddings."""
+    """A change is its equation; a fold is one of weights; virtual tokens are what they are for.
+
+    A prefix is a KV cache, a prompt is fed as embeddings. LoRA's change has rank ≤ r.
+    """
     net, adapter = case.attached()
     ids, _ = case.batch(2, 6)
+    equations(case, net, adapter)
     if case.method.folds:
         attached = logits(net, ids)
         mp.merge(net, "a")
@@ -107,28 +117,61 @@ def law_13_what_a_method_is(case):
         for path, p in base_parameters(plain):
             p.data = merged[path].data
         close(logits(plain, ids), attached, 1e-12, "a plain model with the merged weights")
-    stands_for_tokens = getattr(adapter.deltas.get("start"), "prompt_embeddings", None)
-    if stands_for_tokens is not None and case.precision == "float64":
-        n = stands_for_tokens.shape[0]
-        ids[:, :n] = ids[0, :n]  # the tokens that the method will stand for
-        base = case.base()
-        with no_grad():
-            _, cache = base.read(ids[:, :n])
-        if isinstance(case.method, mp.Prefix):
-            slots = [
-                kv.data[0] for pair in zip(cache.keys, cache.values, strict=True) for kv in pair
-            ]
-            vectors = xp.stack(slots).transpose(2, 0, 1, 3).reshape(n, -1)
+    if hasattr(adapter.deltas.get("start"), "prompt_embeddings"):
+        in_place_of_tokens(case, net, adapter.deltas["start"].prompt_embeddings, ids)
+
+
+def equations(case, net, adapter):
+    """Each change computes what its equation, restated in `equations`, says."""
+    modules, rng = dict(net.named_modules()), np.random.default_rng(case.seed)
+    for path, delta in adapter.deltas.items():
+        site, arrays, kind = modules[path], Arrays(delta), type(delta).__name__
+        if kind in MATRIX:
+            w = to_numpy(weight(site).data)
+            method = case.method.at(path, shape(site))
+            wanted = MATRIX[kind](method, arrays, w)
+            if kind in RANK:
+                rank = np.linalg.matrix_rank(wanted - w, tol=1e-9)
+                assert rank <= RANK[kind](method), f"a change of rank {rank}"
+            bias = getattr(site, "bias", None)
+            bias = 0.0 if bias is None else to_numpy(bias.data)
+            bias = bias * arrays.ia3_l if kind == "IA3Delta" else bias
+            if isinstance(site, Embedding):
+                x = rng.integers(0, len(w), (2, 3))
+                y = wanted[x]
+            else:
+                x = rng.standard_normal((2, 3, w.shape[1]))
+                y = x @ wanted.T + bias
+            found = site(xp.asarray(x))
+        elif kind in SUBLAYER:
+            x = rng.standard_normal((2, 3, case.config.width))
+            y = SUBLAYER[kind](case.method, arrays, np.sin, x)
+            found = delta(lambda x: Tensor(xp.sin(value(x))), Tensor(xp.asarray(x)))
         else:
-            vectors = base.wte.weight.data[xp.asarray(ids[0, :n])]
-        stands_for_tokens.data = vectors
-        close(logits(net, ids[:, n:]), logits(base, ids)[:, n:], 1e-11, "in place of tokens")
+            continue
+        close(to_numpy(value(found)), y, 1e-11, f"{kind} at {path}, against its equation,")
+
+
+def in_place_of_tokens(case, net, virtual, ids):
+    """Virtual tokens that hold what real ones would have left there act as those."""
+    n = virtual.shape[0]
+    ids[:, :n] = ids[0, :n]  # the tokens that the method will stand for
+    base = case.base()
+    with no_grad():
+        _, cache = base.read(ids[:, :n])
+    if isinstance(case.method, mp.Prefix):
+        pairs = zip(cache.keys, cache.values, strict=True)
+        slots = xp.stack([kv.data[0] for pair in pairs for kv in pair])
+        virtual.data = slots.transpose(2, 0, 1, 3).reshape(n, -1)
+    else:
+        virtual.data = base.wte.weight.data[xp.asarray(ids[0, :n])]
+    close(logits(net, ids[:, n:]), logits(base, ids)[:, n:], 1e-11, "in place of tokens")
 
 
 def law_14_parts_are_the_whole(case):
     """Micro-batches add up to the batch's gradient, and recomputing gives it again."""
     net, adapter = case.attached()
-    ids, labels = case.batch(4, 4)
+    ids, labels = case.batch(B=4)
     labels[1, 1:] = IGNORE
 
     def gradient(**how):
@@ -148,7 +191,7 @@ def law_15_rows_may_differ(case):
     """A batch whose rows use different adapters gives each row what it gets alone."""
     net, _ = case.attached("a")
     shake(mp.attach(net, mp.Bottleneck(m=2, nonlinearity="gelu"), "other"), case.seed)
-    ids, labels = case.batch(4, 4)
+    ids, labels = case.batch(B=4)
     alone = {}
     for name in ("a", "other", None):
         mp.use(net, name)
@@ -163,7 +206,10 @@ def law_15_rows_may_differ(case):
 
 
 def law_16_an_update_is_adamws(case):
-    """One step moves each number as AdamW's definition says: matrices decay, vectors do not."""
+    """One step moves each number as AdamW's definition says: matrices decay, vectors do not.
+
+    LoRA+ moves its B at a learning rate of its own.
+    """
     net, adapter = case.attached()
     before = [p.data.copy() for p in adapter.parameters()]
     ids, labels = Random(case).batch(0, 3, 0)
@@ -171,8 +217,43 @@ def law_16_an_update_is_adamws(case):
     grads = [p.grad for p in adapter.parameters()]
     run = Run(net, Random(case), Settings(8, 3, lr=0.02, warmup=1, clip=None, weight_decay=0.5))
     run.step()
-    for p, w, g in zip(adapter.parameters(), before, grads, strict=True):
+    ratio = getattr(case.method, "loraplus_lr_ratio", 1.0)
+    for (path, p), w, g in zip(adapter.named_parameters(), before, grads, strict=True):
         if g is not None:  # at the first step m̂ = g and v̂ = g²
-            lr = 0.02 * p.rate
+            lr = 0.02 * (ratio if path.endswith("lora_B") else 1.0)
             wanted = w * (1 - lr * 0.5 * (w.ndim > 1)) - lr * g / (abs(g) + 1e-8)
             close(to_numpy(p.data), to_numpy(wanted), 1e-12, "parameters after a step")
+
+
+def law_17_the_base_may_be_packed(case):
+    """On a base of 8 or 4 bits: the numbers nearest to it, and what any base of those gives."""
+    kind, double = list(LEVELS)[case.seed % 3], case.seed % 2 == 0
+    packed, plain = case.base(), case.base()
+    mp.quantize(packed, kind, block=4, double=double)
+    held = {path: p for path, p in base_parameters(packed) if isinstance(p, Packed)}
+    for path, p in base_parameters(plain):
+        if path in held:
+            data = held[path].data
+            nearest_levels(to_numpy(p.data), to_numpy(data), kind, double)
+            p.data = data
+    before, found = bits(packed), []
+    ids, labels = case.batch()
+    for net in (packed, plain):
+        adapter = shake(mp.attach(net, case.method, "a", rng=case.seed), case.seed)
+        accumulate(net, ids, labels)
+        grads = [to_numpy(p.grad) for p in adapter.parameters() if p.grad is not None]
+        found.append([logits(net, ids), np.concatenate([g.ravel() for g in grads])])
+        steps(net, case, 1)
+    for ours, wanted in zip(*found, strict=True):
+        close(ours, wanted, 1e-12, "on a packed base")
+    assert bits(packed) == before, "the packed base changed"
+
+
+def nearest_levels(w, data, kind, double, block=4):
+    """Each number is at most half a step of its block's largest off, or what `double` adds."""
+    rows = [np.pad(a.ravel(), (0, -a.size % block)).reshape(-1, block) for a in (w, data)]
+    largest = abs(rows[0]).max(axis=1, keepdims=True)
+    half = max(np.diff(LEVELS[kind])) / 2 * largest
+    half += abs(largest - largest.mean()).max() / 250 if double else 0.0
+    off = abs(rows[1] - rows[0]) - half
+    assert off.max() <= 1e-6, f"{kind} is {off.max():.1e} more than half a step off"

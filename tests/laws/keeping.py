@@ -27,7 +27,8 @@ def law_02_the_base_is_frozen(case):
     steps(net, case, 2)
     assert bits(net) == before, "the base changed"
     now = {path: to_numpy(p.data) for path, p in adapters(net)["a"].named_parameters()}
-    assert any((own[path] != now[path]).any() for path in own), "nothing was trained"
+    moved = any((own[path] != now[path]).any() for path in own)
+    assert moved or case.tokens == 1, "nothing was trained"  # one token: no use for its query
 
 
 def law_03_the_count(case):
