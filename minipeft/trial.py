@@ -9,13 +9,14 @@ import statistics
 import tempfile
 from dataclasses import asdict, dataclass
 
-from .autograd import no_grad, tape_arrays
+from .autograd import no_grad
 from .backend import np, to_numpy
 from .checkpoint import load_base, save_adapter
 from .data import END, PRETRAINING, Task, decode, encode
 from .errors import unknown
 from .generate import generate
 from .peft import METHODS, attach, detach, merge, unmerge
+from .tape import tape_arrays
 from .train import Settings, evaluate, fit
 
 
@@ -31,7 +32,7 @@ class Trial:
     steps: int
     lr: float
     seed: int = 0
-    batch_size: int = 32
+    batch_size: int = 16
     split: str = "test"
     words: int = 300
 
