@@ -34,7 +34,7 @@ def test_every_check_has_answers():
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_right_answer_passes(name, capsys):
-    assert ALL[name](ANSWERS[name][0]) is True
+    ALL[name](ANSWERS[name][0])
     assert capsys.readouterr().out == f"✓ {ALL[name].law}\n"
 
 
@@ -51,12 +51,11 @@ def test_wrong_answers_fail_with_the_law(name, place):
 def test_an_open_answer_is_no_failure(name, capsys):
     for answer in (None, ..., lambda *args, **options: None):
         try:
-            result = ALL[name](answer)
+            ALL[name](answer)
         except checks.CheckFailed:  # a value was asked for, not a function
             assert callable(answer) and not callable(ANSWERS[name][0])
         else:
-            assert result is False
-            assert "open" in capsys.readouterr().out
+            assert "○" in capsys.readouterr().out
 
 
 def test_the_smallest_example_is_named():
