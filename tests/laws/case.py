@@ -85,7 +85,8 @@ class Random:
         return 1
 
     def batch(self, step, size, seed):
-        return batch(self.case.config, size, self.case.tokens, [self.case.seed, self.seed, step])
+        case = self.case
+        return batch(case.config, size, case.tokens, [case.seed, self.seed, step])
 
 
 def sites(net):

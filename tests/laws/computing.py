@@ -41,7 +41,7 @@ def law_04_the_gradient(case):
 
 
 def law_10_frozen_means_no_gradient(case):
-    """No frozen parameter holds a gradient, and the tape ends in what is trained, only there."""
+    """No frozen parameter holds a gradient; the tape ends in what is trained, only there."""
     net, adapter = case.attached()
     ids, labels = case.batch()
     loss = net.loss(ids, labels)

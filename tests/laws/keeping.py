@@ -124,7 +124,7 @@ def law_07_merging_is_all_or_nothing(case):
 
 
 def law_08_saved_is_loaded_bit_for_bit(case):
-    """Saved and loaded into a fresh model: the same logits. Stopped and resumed: the same run."""
+    """Saved, and loaded into a fresh model: the same logits. Resumed: the same run."""
     net, _ = case.attached()
     ids, _ = case.batch()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,40 @@
+"""Each planted bug is caught by the law that it names, and the real code is not."""
+
+import pytest
+
+from bugs import BUGS
+from planted import planted, table
+
+every_bug = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
+
+
+@every_bug
+def test_a_planted_bug_is_caught(bug):
+    assert bug.caught(), f"law {bug.law}, {bug.law_name}, let it pass"
+
+
+@every_bug
+def test_the_law_has_nothing_against_the_real_code(bug):
+    bug.check()
+
+
+def test_there_are_enough_bugs_and_every_law_catches_some():
+    assert len(BUGS) >= 25
+    assert {bug.law for bug in BUGS} == set(range(1, 18))
+    assert len({bug.what for bug in BUGS}) == len(BUGS)
+
+
+def test_a_bug_that_is_not_caught_would_show(monkeypatch):
+    monkeypatch.setattr("bugs.BUGS", BUGS[:1])
+    assert "**none**" not in table()
+    monkeypatch.setattr(type(BUGS[0]), "check", lambda bug, seed: None)
+    assert "**none**" in table()
+
+
+def test_planting_leaves_no_trace_and_refuses_what_is_not_there():
+    bug = BUGS[0]
+    with pytest.raises(RuntimeError), planted(bug.module, bug.right, bug.wrong):
+        raise RuntimeError
+    bug.check()
+    with pytest.raises(LookupError, match="0 times"), planted("nn", "no such text", ""):
+        pass
