@@ -65,9 +65,18 @@ def dask(address):
     except ImportError:
         raise ValueError("--dask needs Dask: pip install 'minipeft[dask]'") from None
     try:
-        return Client(address, timeout="10s").get_executor(pure=False)
+        client = Client(address, timeout="10s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address} ({error})") from None
+    executor = client.get_executor(pure=False)
+    shutdown = executor.shutdown
+
+    def close(wait=True, *, cancel_futures=False):
+        shutdown(wait and not cancel_futures)
+        client.close()
+
+    executor.shutdown = close  # Dask's own leaves the client open and takes no second argument
+    return executor
 
 
 def cores():
