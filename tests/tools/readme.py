@@ -70,16 +70,24 @@ def comparison():
     return "```text\n" + table(rows).rstrip() + "\n```"
 
 
-PARTS = {"reading": reading, "methods": methods, "comparison": comparison}
+def mistakes():
+    """The planted bugs and the laws that catch them."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from planted import table
+
+    return table()
+
+
+PARTS = {"reading": reading, "methods": methods, "comparison": comparison, "mistakes": mistakes}
 
 
 def written(text):
     """README.md with every part made anew."""
     for name, part in PARTS.items():
-        begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
         if begin in text:
             head, rest = text.split(begin)
-            text = head + begin + part() + end + rest.split(end, 1)[1]
+            text = head + begin + part() + "\n" + end + rest.split(end, 1)[1]
     return text
 
 
