@@ -11,6 +11,7 @@ from . import __version__
 from .errors import unknown
 
 COMMANDS = {
+    "count": "how many numbers a method trains, on a model of any size",
     "compare": "fine-tune the backbone by every method and show them side by side",
     "explain": "what a method would change in a model, and at what cost",
     "pretrain": "make the backbone from scratch",

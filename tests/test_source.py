@@ -18,9 +18,11 @@ import minipeft
 LAYERS = """
     errors tree interrupt
     backend config
-    autograd architecture
+    outline autograd architecture
+    tape
     presets
-    ops functional
+    ops attention
+    functional
     nn inputs
     recompute
     transformer
@@ -36,8 +38,9 @@ LAYERS = """
     peft
     files data optim generate
     checkpoint runs
-    options
-    explain
+    options formulas
+    papers
+    explain count
     table
     plots
     plots_compare

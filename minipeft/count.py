@@ -1,0 +1,121 @@
+"""How many numbers a method trains, of how many, on a model that need not be built.
+
+minipeft count llama-2-7b --method lora --r 16 --targets q_proj,v_proj
+minipeft count --layers 32 --width 4096 --ffn 11008 --vocab 32000 --heads 32 --method ia3
+minipeft count --papers
+
+A model is a preset by name, or else by its numbers: Llama's shape, or --shape gpt2, or what
+--norm, --position, --mlp, --bias and --tied make of them. The share of what trains is given of
+the base and of both together: papers print the one or the other.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from .config import CHOICES, Config
+from .formulas import brief, formula
+from .options import chosen_method, method_arguments
+from .papers import table
+from .peft.targets import room_for
+from .presets import PRESETS, architecture
+
+NEEDED = ("layers", "width", "heads", "vocab")
+SIZES = (*NEEDED, "kv_heads", "ffn", "context")
+SHAPE = (*SIZES, *CHOICES, "bias", "tied", "shape")
+MOST_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class Count:
+    """What `count` found: numbers, shares in %, and the equation that they come from."""
+
+    trainable: int
+    base: int  # numbers of the model without the method
+    percent_of_base: float  # trainable / base
+    percent_of_total: float  # trainable / (base + trainable)
+    formula: str
+
+    def __str__(self):
+        rows = {
+            "trains": f"{self.trainable:,} numbers",
+            "": f"{self.percent_of_base:.4g} % of the base",
+            " ": f"{self.percent_of_total:.4g} % of the base and what trains",
+            "base": f"{self.base:,} numbers",
+            "both": f"{self.base + self.trainable:,} numbers",
+            "formula": self.formula,
+            "bytes": f"{4 * self.trainable:,} as float32, and {12 * self.trainable:,} for "
+            "gradients and AdamW's moments",
+        }
+        return "\n".join(f"  {name:<9}{text}" for name, text in rows.items())
+
+
+def count(model, method):
+    """The Count of a method on a model, given as a Config or as a preset's Architecture.
+
+    Nothing is built. ValueError, as `attach` would raise, for targets that do not exist, a rank
+    that does not fit, or where nothing would train.
+    """
+    trainable = method.count(model)
+    if not trainable:
+        raise ValueError(f"{brief(method)} finds nothing to train in this model")
+    if model.context is not None:
+        room_for(getattr(method, "num_virtual_tokens", 0), model.context)
+    shares = (100 * trainable / whole for whole in (model.size, model.size + trainable))
+    return Count(trainable, model.size, *shares, formula(method, model))
+
+
+def arguments(parser):
+    """What `minipeft count` understands."""
+    parser.add_argument("preset", nargs="?", help=f"a model: {', '.join(PRESETS)}")
+    parser.add_argument("--model", "--preset", dest="model", help="the same as an option")
+    for name in SIZES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    parser.add_argument("--shape", help="llama (default) or gpt2, which needs --context")
+    for name, options in CHOICES.items():
+        parser.add_argument(f"--{name}", help=f"{' or '.join(options)} (default: the shape's)")
+    for name, text in (("bias", "biases in linear layers"), ("tied", "head tied to the table")):
+        kind = argparse.BooleanOptionalAction
+        parser.add_argument(f"--{name}", action=kind, default=None, help=text)
+    method_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--papers", action="store_true", help="check published figures instead")
+
+
+def main(options):
+    """Run `minipeft count`."""
+    if options.papers:
+        print(table())
+        return
+    model, method = chosen_model(options), chosen_method(options)
+    found = count(model, method)
+    if options.json:
+        print(json.dumps(vars(found), ensure_ascii=False))
+    else:
+        print(f"{options.model or options.preset or model}\n{brief(method)}\n{found}")
+
+
+def chosen_model(options):
+    """The Config or Architecture that the options name or describe."""
+    names = [name for name in (options.preset, options.model) if name is not None]
+    numbers = {name: getattr(options, name) for name in SHAPE}
+    numbers = {name: value for name, value in numbers.items() if value is not None}
+    if len(names) + bool(numbers) != 1:
+        raise ValueError(
+            "name one preset or give a model's numbers (--layers --width --heads --vocab …)"
+        )
+    return by_numbers(**numbers) if numbers else architecture(names[0])
+
+
+def by_numbers(shape="llama", **numbers):
+    """The Config of a shape and numbers; ValueError if one is missing or they do not fit."""
+    if shape not in ("llama", "gpt2"):
+        raise ValueError(f"--shape is llama or gpt2, got {shape!r}")
+    learned = numbers.get("position", "learned" if shape == "gpt2" else "rope") == "learned"
+    for name in (*NEEDED, "context") if learned else NEEDED:
+        if name not in numbers:
+            needed = ", ".join(f"--{name}" for name in NEEDED)
+            raise ValueError(f"--{name} is missing; a model by numbers needs {needed}")
+    if numbers["layers"] > MOST_LAYERS:
+        raise ValueError(f"--layers {numbers['layers']} is more than {MOST_LAYERS:,}")
+    return getattr(Config, shape)(**{"context": 2**20} | numbers)
