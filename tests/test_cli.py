@@ -20,6 +20,16 @@ BAD = {
     "compare --jobs none": "--jobs",
     "compare --fast --full": "not allowed",
     "compare --words": "--words",
+    "explain --method lorra": "did you mean 'lora'",
+    "explain --target q_proj": "did you mean '--targets'",
+    "explain --r two": "--r",
+    "explain --r 0": "r must be a whole number",
+    "explain --set r": "NAME=VALUE",
+    "explain --set lora_alpha=many": "lora_alpha must be a finite number, got 'many'",
+    "explain --set lora_alpa=2": "did you mean 'lora_alpha'",
+    "explain --set layers_to_transform=first": "layers_to_transform",
+    'explain --set rank_pattern={"(":2}': "rank_pattern",
+    "explain --base nowhere": "nowhere",
     "pretrain --steps 0": "steps",
     "pretrain --sed 1": "did you mean '--seed'",
 }
@@ -51,6 +61,15 @@ def test_no_command_prints_help(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in COMMANDS)
+
+
+def test_explain_end_to_end(capsys):
+    assert main("explain --method lora --targets q_proj,v_prj".split()) == 0
+    text = capsys.readouterr().out
+    assert "'v_prj' matches nothing; did you mean 'v_proj'" in text
+    assert "3 × 1,280" in text and "trains 3,840 numbers" in text and "would refuse" in text
+    assert main(["explain", "--method", "pfeiffer", "--set", "m=4"]) == 0
+    assert "m=4" in (text := capsys.readouterr().out) and "attach would accept" in text
 
 
 def test_compare_end_to_end(capsys, tmp_path):

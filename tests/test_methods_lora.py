@@ -670,6 +670,15 @@ def test_two_marks_at_once_are_refused(tmp_path):
         lambda: mp.LoHa(0),
         lambda: mp.LoKr(decompose_factor=0),
         lambda: mp.LoKr(alpha="8"),
+        lambda: mp.LoKr(decompose_both=1),
+        lambda: mp.LoRA(target_modules=7),
+        lambda: mp.LoRA(layers_to_transform="first"),
+        lambda: mp.LoRA(rank_pattern=7),
+        lambda: mp.LoRA(rank_pattern={0: 7}),
+        lambda: mp.LoHa(rank_pattern={"q_proj": "4"}),
+        lambda: mp.LoHa(alpha_pattern={"(?i)q": 4.0}),
+        lambda: mp.VeRA(d_initial=None),
+        lambda: mp.IA3(feedforward_modules=7),
         lambda: mp.AdaLoRA(2, 3),
         lambda: mp.AdaLoRA(beta1=1.0),
         lambda: mp.AdaLoRA(tinit=-1),
@@ -680,6 +689,14 @@ def test_two_marks_at_once_are_refused(tmp_path):
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ValueError):
         wrong()
+
+
+def test_a_list_is_as_good_as_a_tuple():
+    """As it comes from JSON, and as HF PEFT's users write it."""
+    assert mp.LoRA(target_modules=["q_proj"]) == mp.LoRA(target_modules=("q_proj",))
+    assert hash(mp.LoRA(layers_to_transform=[0, 1])) == hash(
+        mp.LoRA(layers_to_transform=(0, 1))
+    )
 
 
 @pytest.mark.parametrize(

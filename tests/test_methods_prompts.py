@@ -222,6 +222,12 @@ def test_a_prefix_is_the_start_of_the_cache(config):
         lambda: mp.PTuning(2, encoder_hidden_size=0),
         lambda: mp.LlamaAdapter(0),
         lambda: mp.LlamaAdapter(adapter_layers=0),
+        lambda: mp.LlamaAdapter(per_head=0.5),
+        lambda: mp.Prefix(init_std="1"),
+        lambda: mp.Prefix(init_std=float("inf")),
+        lambda: mp.Prefix(prefix_projection="maybe"),
+        lambda: mp.Prompt(init_ids=5),
+        lambda: mp.Prompt(init_ids=(1.5,)),
         lambda: mp.attach(model(SHAPES[0]), mp.PTuning(24)),
     ],
 )

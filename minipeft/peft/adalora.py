@@ -30,7 +30,7 @@ from ..functional import linear
 from ..nn import Dropout, Parameter
 from ..ops import square
 from .base import Delta
-from .targets import Targeted, at_least_1, check_rank, finite, shape, weight
+from .targets import Targeted, at_least_1, check_rank, shape, weight
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ class AdaLoRA(Targeted):
     folds = True
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(init_r=self.init_r, target_r=self.target_r, deltaT=self.deltaT)
-        finite(lora_alpha=self.lora_alpha)
         if self.target_r > self.init_r:
             raise ValueError(f"target_r = {self.target_r} is more than init_r = {self.init_r}")
         for name in ("tinit", "tfinal"):
             number = getattr(self, name)
-            if type(number) is not int or number < 0:
-                raise ValueError(f"{name} is a whole number of updates ≥ 0, got {number!r}")
+            if number < 0:
+                raise ValueError(f"{name} is a number of updates ≥ 0, got {number!r}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} lies in [0, 1), got {getattr(self, name)!r}")
-        if not 0 <= self.orth_reg_weight < float("inf"):
+        if self.orth_reg_weight < 0:
             raise ValueError(f"orth_reg_weight is ≥ 0, got {self.orth_reg_weight!r}")
 
     def at(self, path, shape):

@@ -37,6 +37,7 @@ class Bottleneck(Method):
     peft_type = "BOTTLENECK"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(m=self.m)
         for kind, options in (("style", PLACES), ("nonlinearity", NONLINEAR)):
             if getattr(self, kind) not in options:

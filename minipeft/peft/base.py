@@ -9,10 +9,15 @@ He et al. 2022, "Towards a Unified View of Parameter-Efficient Transfer Learning
 arXiv:2110.04366
 """
 
+import math
+import types
+import typing
 from dataclasses import fields
 
 from ..errors import unknown
 from ..nn import Module
+
+PLAIN = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
 
 
 class Delta(Module):
@@ -42,6 +47,16 @@ class Method:
     mark = ""  # an option that is true there, by which methods of one name are told apart
     hf_modules = ()  # its arrays that HF PEFT calls "….weight"
     folds = False  # whether merging is possible
+
+    def __post_init__(self):
+        for field in fields(self):
+            given = getattr(self, field.name)
+            if isinstance(given, list):  # as JSON has it, and many write it
+                given = tuple(given)
+                object.__setattr__(self, field.name, given)
+            if not fits(given, field.type):
+                kind = PLAIN.get(field.type, field.type)
+                raise ValueError(f"{field.name} must be {kind}, got {given!r}")
 
     def count(self, config):
         """How many numbers it trains on a model of this Config, without building either."""
@@ -76,7 +91,23 @@ class Method:
         for key in values:
             if key not in names:
                 raise ValueError(unknown(f"option of {cls.__name__}", key, names))
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**values)
+
+
+def fits(given, kind):
+    """Whether a value is of a type as a hyper-parameter's annotation has it."""
+    parts, kind = typing.get_args(kind), typing.get_origin(kind) or kind
+    if kind is types.UnionType:
+        return any(fits(given, part) for part in parts)
+    if kind is tuple:
+        return isinstance(given, tuple) and all(fits(item, parts[0]) for item in given)
+    if kind is dict:
+        pairs = given.items() if isinstance(given, dict) else [(None, None)]
+        return all(all(map(fits, pair, parts)) for pair in pairs)
+    if kind in (int, float):
+        number = isinstance(given, (int, kind)) and not isinstance(given, bool)
+        return number and math.isfinite(given)
+    return isinstance(given, kind)
 
 
 class Adapter:

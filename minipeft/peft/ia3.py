@@ -24,13 +24,14 @@ class IA3(Targeted):
     """(IA)³ on the named matrices; on the input of those that feedforward_modules names too."""
 
     target_modules: tuple[str, ...] | str = ("k_proj", "v_proj", "down_proj")
-    feedforward_modules: tuple[str, ...] = ("down_proj",)
+    feedforward_modules: tuple[str, ...] | str = ("down_proj",)
 
     family = "lora"
     peft_type = "IA3"
     folds = True
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.feedforward_modules, str):
             object.__setattr__(self, "feedforward_modules", (self.feedforward_modules,))
 

@@ -35,6 +35,7 @@ class LlamaAdapter(Method):
     peft_type = "ADAPTION_PROMPT"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(adapter_len=self.adapter_len)
         if self.adapter_layers is not None:
             at_least_1(adapter_layers=self.adapter_layers)

@@ -15,7 +15,7 @@ from ..backend import np
 from ..functional import linear
 from ..nn import Parameter, kaiming_uniform
 from .base import Delta
-from .targets import Targeted, at_least_1, check_rank, finite, patterned, shape, weight
+from .targets import Targeted, at_least_1, check_rank, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,8 @@ class LoHa(Targeted):
     folds = True
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(r=self.r)
-        finite(alpha=self.alpha)
-        at_least_1(**self.rank_pattern)
-        finite(**self.alpha_pattern)
 
     def at(self, path, shape):
         own = patterned(self, path, "alpha")

@@ -20,7 +20,7 @@ from ..backend import np, xp
 from ..functional import linear
 from ..nn import Parameter, kaiming_uniform
 from .base import Delta
-from .targets import Targeted, at_least_1, finite, patterned, shape, weight
+from .targets import Targeted, at_least_1, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,8 @@ class LoKr(Targeted):
     folds = True
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(r=self.r)
-        finite(alpha=self.alpha)
-        at_least_1(**self.rank_pattern)
-        finite(**self.alpha_pattern)
         if self.decompose_factor != -1:
             at_least_1(decompose_factor=self.decompose_factor)
 

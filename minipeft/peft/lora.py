@@ -21,7 +21,7 @@ from ..backend import np, xp
 from ..functional import embedding, linear
 from ..nn import Dropout, Embedding, Parameter, kaiming_uniform
 from .base import Delta
-from .targets import Targeted, at_least_1, check_rank, finite, patterned, shape, weight
+from .targets import Targeted, at_least_1, check_rank, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,8 @@ class LoRA(Targeted):
     embeds = True
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(r=self.r)
-        finite(lora_alpha=self.lora_alpha)
-        at_least_1(**self.rank_pattern)
-        finite(**self.alpha_pattern)
 
     @property
     def scaling(self):

@@ -13,7 +13,6 @@ Hayou et al. 2024, section 4, arXiv:2402.12354, with λ = 16
 from dataclasses import dataclass
 
 from .lora import LoRA
-from .targets import finite
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class LoRAPlus(LoRA):
 
     def __post_init__(self):
         super().__post_init__()
-        finite(loraplus_lr_ratio=self.loraplus_lr_ratio)
         if self.loraplus_lr_ratio <= 0:
             raise ValueError(f"loraplus_lr_ratio must be > 0, got {self.loraplus_lr_ratio!r}")
 

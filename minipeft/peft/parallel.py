@@ -11,7 +11,6 @@ He et al. 2022, sections 4.3 to 4.6, arXiv:2110.04366; s = 4 and m = 512 at widt
 which is a short prefix and one of these at once: `use(model, ["prefix", "parallel"])`.
 """
 
-import math
 from dataclasses import dataclass
 
 from ..errors import unknown
@@ -27,17 +26,18 @@ class Parallel(Method):
     m: int = 16
     scale: float = 4.0
     nonlinearity: str = "relu"  # or "gelu", "silu", "identity"
-    target_modules: tuple[str, ...] = ("mlp",)
+    target_modules: tuple[str, ...] | str = ("mlp",)
 
     family = "adapter"
     peft_type = "PARALLEL"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(m=self.m)
         if self.nonlinearity not in NONLINEAR:
             raise ValueError(unknown("nonlinearity", self.nonlinearity, NONLINEAR))
-        if not math.isfinite(self.scale) or self.scale == 0:
-            raise ValueError(f"scale must be a finite number other than 0, got {self.scale!r}")
+        if self.scale == 0:
+            raise ValueError("scale = 0 leaves nothing to train; give another number")
         if isinstance(self.target_modules, str):
             object.__setattr__(self, "target_modules", (self.target_modules,))
         for name in self.target_modules:

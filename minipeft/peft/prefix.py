@@ -37,6 +37,7 @@ class Prefix(Method):
     peft_type = "PREFIX_TUNING"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(
             num_virtual_tokens=self.num_virtual_tokens,
             encoder_hidden_size=self.encoder_hidden_size,

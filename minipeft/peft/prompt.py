@@ -29,6 +29,7 @@ class Prompt(Method):
     peft_type = "PROMPT_TUNING"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(num_virtual_tokens=self.num_virtual_tokens)
 
     def count(self, config):

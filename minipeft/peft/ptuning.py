@@ -34,6 +34,7 @@ class PTuning(Method):
     peft_type = "P_TUNING"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(num_virtual_tokens=self.num_virtual_tokens)
         if self.encoder_hidden_size is not None:
             at_least_1(encoder_hidden_size=self.encoder_hidden_size)

@@ -89,6 +89,7 @@ class LastK(Selective):
     peft_type = "LAST_K"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(k=self.k)
 
     def check(self, layers):

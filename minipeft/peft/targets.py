@@ -1,6 +1,5 @@
 """Which modules a method is put on, by name, and what its hyper-parameters may be."""
 
-import math
 import re
 from dataclasses import replace
 
@@ -20,6 +19,17 @@ class Targeted(Method):
 
     layers_to_transform = None
     embeds = False  # whether it can change the token table
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_1(**getattr(self, "rank_pattern", {}))
+        for option in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, option, {}):
+                try:
+                    ending(pattern)
+                except re.error as error:
+                    text = f"{option} holds a pattern that is none: {pattern!r}, {error}"
+                    raise ValueError(text) from None
 
     def targets(self, matrices):
         """Those of {path: anything} that it sits on; ValueError for a name of none of them."""
@@ -121,15 +131,17 @@ def first_match(patterns, path):
 
     A pattern is a regular expression, as in HF PEFT: "q_proj", "blocks.0.*", ".*attn.*".
     """
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), None)
+    return next((key for key in patterns if ending(key).match(path)), None)
+
+
+def ending(pattern):
+    """The regular expression of paths whose last names match a pattern."""
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def check_pattern(option, table, paths):
-    """Raise ValueError for a pattern that is none, or is the first to match no path."""
-    try:
-        used = {first_match(table, path) for path in paths}
-    except re.error as error:
-        raise ValueError(f"{option} holds a pattern that is none: {error}") from None
+    """Raise ValueError for a pattern that is the first to match no path."""
+    used = {first_match(table, path) for path in paths}
     for key in table.keys() - used:
         known = sorted({path.split(".")[-1] for path in paths})
         raise ValueError(unknown(f"module in {option}", key, known))
@@ -157,13 +169,6 @@ def at_least_1(**numbers):
     for name, number in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
-
-
-def finite(**numbers):
-    """Raise ValueError unless every hyper-parameter given is a finite number."""
-    for name, number in numbers.items():
-        if not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise ValueError(f"{name} must be a finite number, got {number!r}")
 
 
 def room_for(slots, context):

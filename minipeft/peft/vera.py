@@ -20,7 +20,7 @@ from ..backend import array, np
 from ..functional import linear
 from ..nn import Dropout, Parameter
 from .base import Delta
-from .targets import Targeted, at_least_1, finite, matrices, shape, weight
+from .targets import Targeted, at_least_1, matrices, shape, weight
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,10 @@ class VeRA(Targeted):
     folds = True
 
     def __post_init__(self):
+        super().__post_init__()
         at_least_1(r=self.r)
-        finite(d_initial=self.d_initial)
-        if type(self.projection_prng_key) is not int or self.projection_prng_key < 0:
-            given = self.projection_prng_key
-            raise ValueError(f"projection_prng_key is a whole number ≥ 0, got {given!r}")
+        if self.projection_prng_key < 0:
+            raise ValueError(f"projection_prng_key is ≥ 0, got {self.projection_prng_key}")
 
     def each(self, n_out, n_in):
         return self.r + n_out
