@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.table import table
+from minipeft.table import groups, mean
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -65,9 +65,31 @@ def equation_of(method):
 
 
 def comparison():
-    """The shipped comparison as the command prints it."""
-    rows = json.loads((ROOT / "figures" / "compare.json").read_text())["rows"]
-    return "```text\n" + table(rows).rstrip() + "\n```"
+    """The long comparison, a line a method: exact match on test words at each budget."""
+    rows = json.loads((ROOT / "figures" / "compare_full.json").read_text())["rows"]
+    grouped = groups(rows)
+    tasks = dict.fromkeys(task for task, _ in grouped)
+    budgets = sorted({steps for _, steps in grouped})
+    heads = ["method", "trainable", *tasks, "old tasks", "file kB", "merges"]
+    lines = ["|".join(["", *heads, ""]), "|---|--:" + "|:-:" * (len(tasks) + 1) + "|--:|---|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        first = own[0]
+        exact = [
+            " / ".join(
+                f"{mean(grouped[task, steps][method], 'exact'):.2f}" for steps in budgets
+            )
+            for task in tasks
+        ]
+        old = " / ".join(
+            f"{mean([row for row in own if row['steps'] == steps], 'old'):.2f}"
+            for steps in budgets
+        )
+        merges = "yes" if first["mergeable"] else "no"
+        size = f"{first['file_bytes'] / 1e3:.1f}"
+        cells = [f"`{method}`", f"{first['trainable']:,}", *exact, old, size, merges]
+        lines.append("|".join(["", *cells, ""]))
+    return "\n".join(lines)
 
 
 def mistakes():
