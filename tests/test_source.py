@@ -24,7 +24,7 @@ LAYERS = """
     ops attention
     functional
     nn inputs
-    recompute
+    recompute piecewise cache
     transformer
     quantize
     peft.base
@@ -51,7 +51,7 @@ LAYERS = """
     compare
     checks.base
     checks.adapters
-    checks.tour checks.swapping
+    checks.tour checks.lora checks.swapping
     checks
     minipeft
     __main__
