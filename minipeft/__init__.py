@@ -18,6 +18,7 @@ from .checkpoint import (
     save_model,
 )
 from .config import Config
+from .count import count
 from .data import Examples, Task
 from .explain import explain
 from .generate import generate
@@ -71,10 +72,10 @@ __all__ = [
     "LoRA", "LoRAPlus", "NormTuning", "PTuning", "PTuningV2", "Parallel", "Parameter",
     "Pfeiffer", "PiSSA", "Prefix", "Prompt", "RSLoRA", "Score", "Task", "Tensor", "Transformer",
     "VeRA",
-    "adapters", "attach", "combine", "dequantize", "detach", "disabled", "dtype", "evaluate",
-    "explain", "fingerprint", "fit", "generate", "in_use", "load_adapter", "load_base",
-    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model",
-    "unmerge", "use",
+    "adapters", "attach", "combine", "count", "dequantize", "detach", "disabled", "dtype",
+    "evaluate", "explain", "fingerprint", "fit", "generate", "in_use", "load_adapter",
+    "load_base", "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter",
+    "save_model", "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -6,7 +6,8 @@ minipeft count --papers
 
 A model is a preset by name, or else by its numbers: Llama's shape, or --shape gpt2, or what
 --norm, --position, --mlp, --bias and --tied make of them. The share of what trains is given of
-the base and of both together: papers print the one or the other.
+the base and of both together: papers print the one or the other. In a model of two halves, such
+as T5, the blocks of both are layers, and a prompt is counted for one half.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import json
 from dataclasses import dataclass
 
 from .config import CHOICES, Config
+from .errors import unknown
 from .formulas import brief, formula
 from .options import chosen_method, method_arguments
-from .papers import table
+from .papers import rows, table
 from .peft.targets import room_for
 from .presets import PRESETS, architecture
 
@@ -67,6 +69,14 @@ def count(model, method):
 
 def arguments(parser):
     """What `minipeft count` understands."""
+    model_arguments(parser)
+    method_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--papers", action="store_true", help="check published figures instead")
+
+
+def model_arguments(parser):
+    """Add the options that name or describe a model to a command."""
     parser.add_argument("preset", nargs="?", help=f"a model: {', '.join(PRESETS)}")
     parser.add_argument("--model", "--preset", dest="model", help="the same as an option")
     for name in SIZES:
@@ -77,15 +87,14 @@ def arguments(parser):
     for name, text in (("bias", "biases in linear layers"), ("tied", "head tied to the table")):
         kind = argparse.BooleanOptionalAction
         parser.add_argument(f"--{name}", action=kind, default=None, help=text)
-    method_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.add_argument("--papers", action="store_true", help="check published figures instead")
 
 
 def main(options):
     """Run `minipeft count`."""
     if options.papers:
-        print(table())
+        if named(options) or numbers(options):
+            raise ValueError("--papers has models of its own; leave out preset and numbers")
+        print(json.dumps(list(rows()), ensure_ascii=False) if options.json else table())
         return
     model, method = chosen_model(options), chosen_method(options)
     found = count(model, method)
@@ -95,27 +104,39 @@ def main(options):
         print(f"{options.model or options.preset or model}\n{brief(method)}\n{found}")
 
 
+def named(options):
+    """The presets that the options name, as an argument or by --model."""
+    return [name for name in (options.preset, options.model) if name is not None]
+
+
+def numbers(options):
+    """The sizes and choices of a model that the options give, {name: value}."""
+    given = {name: getattr(options, name) for name in SHAPE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def chosen_model(options):
     """The Config or Architecture that the options name or describe."""
-    names = [name for name in (options.preset, options.model) if name is not None]
-    numbers = {name: getattr(options, name) for name in SHAPE}
-    numbers = {name: value for name, value in numbers.items() if value is not None}
-    if len(names) + bool(numbers) != 1:
+    names, sizes = named(options), numbers(options)
+    if len(names) + bool(sizes) != 1:
         raise ValueError(
-            "name one preset or give a model's numbers (--layers --width --heads --vocab …)"
+            "name one preset or give a model's numbers: --layers --width --heads --vocab …; "
+            f"the presets are {', '.join(PRESETS)}"
         )
-    return by_numbers(**numbers) if numbers else architecture(names[0])
+    return by_numbers(**sizes) if sizes else architecture(names[0])
 
 
-def by_numbers(shape="llama", **numbers):
+def by_numbers(shape="llama", **sizes):
     """The Config of a shape and numbers; ValueError if one is missing or they do not fit."""
     if shape not in ("llama", "gpt2"):
-        raise ValueError(f"--shape is llama or gpt2, got {shape!r}")
-    learned = numbers.get("position", "learned" if shape == "gpt2" else "rope") == "learned"
+        raise ValueError(unknown("shape", shape, ("llama", "gpt2")))
+    learned = sizes.get("position", "learned" if shape == "gpt2" else "rope") == "learned"
     for name in (*NEEDED, "context") if learned else NEEDED:
-        if name not in numbers:
-            needed = ", ".join(f"--{name}" for name in NEEDED)
-            raise ValueError(f"--{name} is missing; a model by numbers needs {needed}")
-    if numbers["layers"] > MOST_LAYERS:
-        raise ValueError(f"--layers {numbers['layers']} is more than {MOST_LAYERS:,}")
-    return getattr(Config, shape)(**{"context": 2**20} | numbers)
+        if name not in sizes:
+            raise ValueError(
+                f"--{name} is missing; a model by numbers needs --layers, --width, --heads, "
+                "--vocab, and --context where positions are learned"
+            )
+    if sizes["layers"] > MOST_LAYERS:
+        raise ValueError(f"--layers {sizes['layers']} is more than {MOST_LAYERS:,}")
+    return getattr(Config, shape)(**{"context": 2**20} | sizes)

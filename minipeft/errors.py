@@ -10,6 +10,8 @@ def unknown(kind, given, options):
     "unknown method 'lorra'; did you mean 'lora'? There are: lora, prefix"
     """
     options = [str(option) for option in options]
-    near = difflib.get_close_matches(str(given), options, n=3, cutoff=0.5)
+    folded = {option.lower(): option for option in reversed(options)}
+    near = difflib.get_close_matches(str(given).lower(), folded, n=3, cutoff=0.5)
+    near = [folded[name] for name in near]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     return f"unknown {kind} {str(given)!r}{hint} There are: {', '.join(options)}"

@@ -29,11 +29,7 @@ def chosen_method(options):
         values["target_modules"] = names[0] if names == ("all-linear",) else names
     if options.r is not None:
         values["r"] = options.r
-    try:
-        return METHODS[options.method].from_dict(values)
-    except (TypeError, AttributeError):
-        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        raise ValueError(f"{options.method}: a value of the wrong kind in {given}") from None
+    return METHODS[options.method].from_dict(values)
 
 
 def setting(text):

@@ -6,6 +6,7 @@ Each is counted anew from the architecture and the method, then compared with wh
 exact, rounded, truncated (cut off where rounding would go up), or else the paper's slip.
 """
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -46,7 +47,7 @@ class Figure:
     more: int = 0
     why: str = ""  # what `more` is
 
-    @property
+    @functools.cached_property
     def counted(self):
         """What the formula gives: a number, or a Fraction in %."""
         model = architecture(self.model)
@@ -202,17 +203,34 @@ PUBLISHED = {
 }
 
 
-def table():
-    """All figures as text, with how many follow from their formula and how."""
-    lines, verdicts = [], Counter()
-    for source, rows in PUBLISHED.items():
-        lines += [source]
-        for row in rows:
-            verdicts[row.verdict] += 1
+def rows():
+    """All figures as dicts: source, configuration, printed, formula, verdict."""
+    for source, figures in PUBLISHED.items():
+        for figure in figures:
             counted = (
-                f"{float(row.counted):.4f} %" if "%" in row.printed else f"{row.counted:,}"
+                figure.counted if isinstance(figure.counted, int) else float(figure.counted)
             )
-            lines.append(f"  {row!s:<70}{row.printed:>12}{counted:>16}  {row.verdict}")
-    head = f"  {'model, method':<70}{'printed':>12}{'formula':>16}  verdict"
+            yield {
+                "source": source,
+                "configuration": str(figure),
+                "printed": figure.printed,
+                "formula": counted,
+                "verdict": figure.verdict,
+            }
+
+
+def table():
+    """All figures as text, and how many follow from their formula, and how."""
+    lines, source = [f"  {'configuration':<70}{'printed':>12}{'formula':>16}  verdict"], ""
+    verdicts = Counter()
+    for row in rows():
+        if row["source"] != source:
+            source = row["source"]
+            lines.append(source)
+        whole = isinstance(row["formula"], int)
+        counted = f"{row['formula']:,}" if whole else f"{row['formula']:.4f} %"
+        left = f"  {row['configuration']:<70}{row['printed']:>12}"
+        lines.append(f"{left}{counted:>16}  {row['verdict']}")
+        verdicts[row["verdict"]] += 1
     shares = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
-    return "\n".join([head, *lines, f"{verdicts.total()} figures: {shares}"])
+    return "\n".join([*lines, f"{verdicts.total()} figures: {shares}"])
