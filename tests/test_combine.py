@@ -250,10 +250,13 @@ def test_use_copies_no_array():
     assert peak < 100_000  # one 512 × 512 weight alone is a million bytes
 
 
+@pytest.mark.parametrize(
+    "below", [mp.LoRA(2), mp.DoRA(2), mp.IA3()], ids=["lora", "dora", "ia3"]
+)
 @pytest.mark.parametrize("method", mp.METHODS)
-def test_another_served_on_top_of_a_merged_one(method, tmp_path):
+def test_another_served_on_top_of_a_merged_one(method, below, tmp_path):
     """As both at once did, or refused; and its file does not fit the merged base."""
-    base, ids = several(mp.LoRA(2), mp.METHODS[method]())
+    base, ids = several(below, mp.METHODS[method]())
     mp.use(base, "b")
     mp.save_adapter(base, "b", tmp_path)
     mp.use(base, ["a", "b"])

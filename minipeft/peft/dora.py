@@ -59,7 +59,7 @@ class DoRADelta(LoRADelta):
     def merged(self, layer):
         scale, (_, bias) = self.lora_magnitude_vector.data / self.norm(), self.base
         merged = {"weight": scale[:, None] * (weight(layer).data + self.change())}
-        if bias is None or layer.bias is bias:
+        if bias is None:
             return merged
-        now = layer.bias.data  # another adapter was merged into it
+        now = layer.bias.data  # no longer `bias` if another adapter was merged into it
         return merged | {"bias": now + (now - bias.data) * (scale - 1.0)}
