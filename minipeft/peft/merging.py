@@ -6,7 +6,7 @@ from statistics import fmean
 from ..backend import dtype, xp
 from ..nn import Module, Parameter, TiedHead
 from ..quantize import Packed, relative
-from .attaching import detach, disabled, install, put, use
+from .attaching import check_compatible, detach, disabled, install, put, use
 from .base import Adapter, adapters, base_parameters, find, in_use, precision
 
 
@@ -122,7 +122,8 @@ def check_merge(model, adapter, after):
 def unmerge(receipt):
     """Undo a merge: every weight gets back its bits, and the adapter is attached as before.
 
-    Merges are undone in reverse order; another order is a ValueError and changes nothing.
+    Merges are undone in reverse order; another order is a ValueError and changes nothing, and
+    so is an adapter that cannot be used together with what is in use now.
     """
     model, adapter = receipt.model, receipt.adapter
     now = dict(base_parameters(model))
@@ -134,9 +135,11 @@ def unmerge(receipt):
             )
     if adapter.name in adapters(model):
         raise ValueError(f"another {adapter.name!r} was attached since; detach it first")
-    used = in_use(model)
+    name, there = adapter.name, adapters(model) | {adapter.name: adapter}
+    used = in_use(model) | {key: rows for key, rows in receipt.used.items() if key == name}
+    check_compatible([(there[key], rows) for key, rows in used.items()])
     use(model, None)
     put(dict(model.named_modules()), receipt.before)
     tie(model)
     install(model, adapter)
-    use(model, used | {key: receipt.used[key] for key in receipt.used if key == adapter.name})
+    use(model, used)
