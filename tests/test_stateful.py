@@ -1,4 +1,4 @@
-"""Several adapters on one model, in any order of attaching, training, merging, saving and so on.
+"""Several adapters on one model, in any order: attach, train, merge, save and all the rest.
 
 A hypothesis machine does what a user may do and keeps a simple account beside it: the base's
 bytes, each adapter's numbers, and what is in use. After every step a fresh model that is set up
