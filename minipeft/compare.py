@@ -24,7 +24,7 @@ from .peft import METHODS as ALL
 from .plots import save
 from .plots_compare import comparison
 from .runs import cores, dask, processes, run_all
-from .table import table
+from .table import COMPARED, table
 from .trial import Trial, measure, tune
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
@@ -85,8 +85,11 @@ def shipped_rates():
 
 
 def rate(rates, method, task):
-    """A method's learning rate on a task: its own, else the median of its others, else 3e-3."""
-    known = rates.get(method, {})
+    """A method's learning rate on a task: its own, else the median of its others, else 3e-3.
+
+    QLoRA is LoRA, and learns at its rate unless tuned apart.
+    """
+    known = rates.get(method) or rates.get("lora" if method == "qlora" else method, {})
     return known.get(task) or (statistics.median_low(known.values()) if known else 3e-3)
 
 
@@ -97,7 +100,7 @@ def arguments(parser):
     size.add_argument("--full", action="store_true", help="all methods, 3 seeds, two budgets")
     text = f"comma-separated, of {', '.join(DOWNSTREAM)} and the pretraining tasks"
     parser.add_argument("--tasks", help=text)
-    text = f"comma-separated, of {', '.join(ALL)}, {', '.join(FAMILIES)}"
+    text = f"comma-separated, of {', '.join(COMPARED)}, {', '.join(FAMILIES)}"
     parser.add_argument("--methods", help=f"{text} (default: {','.join(METHODS)})")
     parser.add_argument("--steps", help="comma-separated budgets (default: 300)")
     parser.add_argument("--seeds", type=whole, help="how many seeds (default: 1)")
@@ -142,8 +145,8 @@ def chosen(options):
     tasks = listed(options.tasks, ["gerund"] if fast else DOWNSTREAM)
     methods = []
     for name in listed(options.methods, ALL if full else METHODS):
-        if name not in ALL and name not in FAMILIES:
-            raise ValueError(unknown("method", name, [*ALL, *FAMILIES]))
+        if name not in COMPARED and name not in FAMILIES:
+            raise ValueError(unknown("method", name, [*COMPARED, *FAMILIES]))
         members = [m for m, method in ALL.items() if method.family == FAMILIES.get(name)]
         methods += members or [name]
     budgets = listed(options.steps, ["30"] if fast else ["300", "1200"] if full else ["300"])

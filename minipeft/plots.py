@@ -7,9 +7,10 @@ it one marker and shade a method. Only plots and plots_… import matplotlib.
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from .peft import METHODS
+from .table import COMPARED
 
 COLOURS = {  # of families, and a second shade where there are many methods
     "full": ("#000000",),
@@ -24,8 +25,8 @@ SMALL, LARGE = 10, 12  # points, of labels and titles
 
 def style(method):
     """The colour and marker that a method has in every picture, as options of `Axes.plot`."""
-    family = METHODS[method].family
-    members = [name for name, kind in METHODS.items() if kind.family == family]
+    family = COMPARED[method].family
+    members = [name for name, kind in COMPARED.items() if kind.family == family]
     shade, number = divmod(members.index(method), len(MARKERS))
     marker = "*" if family == "full" else MARKERS[number]
     size = 9 if marker == "*" else 6
@@ -34,7 +35,13 @@ def style(method):
 
 def tint(method):
     """The colour of a method's name: the darkest of its family, to be read on white."""
-    return COLOURS[METHODS[method].family][0]
+    return COLOURS[COMPARED[method].family][0]
+
+
+def canvas(rows, columns, width, height):
+    """(Figure, its axes in one row): panels in a grid, width and height in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False).reshape(-1)
 
 
 def save(figure, path):

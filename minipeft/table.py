@@ -2,7 +2,9 @@
 
 import statistics
 
-from .peft import METHODS
+from .peft import METHODS, LoRA
+
+COMPARED = METHODS | {"qlora": LoRA}  # on a backbone in nf4
 
 
 def groups(rows):
@@ -15,9 +17,9 @@ def groups(rows):
 
 
 def families(methods):
-    """{family: {method: …}} of {method: …}, families and methods in the order of METHODS."""
+    """{family: {method: …}} of {method: …}, families and methods in the order of COMPARED."""
     grouped = {}
-    for name, method in METHODS.items():
+    for name, method in COMPARED.items():
         if name in methods:
             grouped.setdefault(method.family, {})[name] = methods[name]
     return grouped

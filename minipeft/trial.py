@@ -15,7 +15,9 @@ from .checkpoint import load_base, save_adapter
 from .data import END, PRETRAINING, Task, decode, encode
 from .errors import unknown
 from .generate import generate
-from .peft import METHODS, attach, detach, merge, unmerge
+from .peft import attach, base_parameters, detach, merge, unmerge
+from .quantize import quantize
+from .table import COMPARED
 from .tape import tape_arrays
 from .train import Settings, evaluate, fit
 
@@ -38,15 +40,28 @@ class Trial:
 
     def __post_init__(self):
         Task(self.task)
-        if self.method not in METHODS:
-            raise ValueError(unknown("method", self.method, METHODS))
+        if self.method not in COMPARED:
+            raise ValueError(unknown("method", self.method, COMPARED))
         Settings(self.steps, self.batch_size, self.lr)  # raises if any of them is impossible
+
+    @property
+    def packed(self):
+        """Whether the backbone is held in nf4."""
+        return self.method == "qlora"
+
+
+def backbone(packed):
+    """The shipped backbone, the weights of its Linears in nf4 if asked for."""
+    model = load_base()
+    if packed:
+        quantize(model)
+    return model
 
 
 def tune(trial):
     """Train; return the Score on the trial's split, a dict: enough to choose a rate by."""
-    model, task = load_base(), Task(trial.task)
-    attach(model, METHODS[trial.method](), rng=trial.seed)
+    model, task = backbone(trial.packed), Task(trial.task)
+    attach(model, COMPARED[trial.method](), rng=trial.seed)
     try:
         train(model, task, trial)
     except FloatingPointError:
@@ -72,10 +87,10 @@ def train(model, task, trial):
 
 def measure(trial):
     """All that is told about a trial, a JSON object: sizes in bytes, seconds, nats a letter."""
-    model, task = load_base(), Task(trial.task)
+    model, task = backbone(trial.packed), Task(trial.task)
     examples = task.examples(trial.split, trial.words)
     before, plain = evaluate(model, examples), logits(model, examples)
-    adapter = attach(model, METHODS[trial.method](), rng=trial.seed)
+    adapter = attach(model, COMPARED[trial.method](), rng=trial.seed)
     history = train(model, task, trial)
     after = evaluate(model, examples)
     row = asdict(trial) | {
@@ -85,7 +100,8 @@ def measure(trial):
         "exact": after.exact,
         "loss_before": before.loss,
         "loss": after.loss,
-        "old_before": old_tasks(trial.words),
+        "base_bytes": base_bytes(model),
+        "old_before": old_tasks(trial.packed, trial.words),
         "old": remembered(model, trial.words),
         "seconds_per_step": statistics.median(history.seconds),
         "tape_bytes": tape_bytes(model, task.train, trial),
@@ -116,15 +132,20 @@ def remembered(model, words):
 
 
 @functools.cache
-def old_tasks(words):
-    """Exact match of the shipped backbone on the pretraining tasks."""
-    return remembered(load_base(), words)
+def old_tasks(packed, words):
+    """Exact match of the backbone on the pretraining tasks."""
+    return remembered(backbone(packed), words)
 
 
 def tape_bytes(model, examples, trial):
     """Bytes that the tape of one training step holds, the parameters themselves left out."""
     loss = model.loss(*examples.batch(0, trial.batch_size, trial.seed))
     return sum(a.nbytes for a in tape_arrays(loss, model.parameters()))
+
+
+def base_bytes(model):
+    """Bytes of all that the base is held in."""
+    return sum(a.nbytes for _, p in base_parameters(model) for a in p.arrays.values())
 
 
 def file_bytes(model, name):

@@ -12,7 +12,7 @@ from minipeft import compare, plots, plots_compare, runs, trial
 from minipeft.compare import choose_rates, rate, shipped_rates
 from minipeft.data import DOWNSTREAM, PRETRAINING
 from minipeft.runs import processes, run_all
-from minipeft.table import table
+from minipeft.table import COMPARED, table
 from minipeft.trial import Trial, measure
 
 SMALL = dict(steps=2, lr=0.003, words=8, batch_size=4)
@@ -40,6 +40,17 @@ def test_a_trial_tells_the_truth_about_its_method(rows):
 def test_the_tape_of_a_frozen_base_is_smaller(rows):
     tape = {row["method"]: row["tape_bytes"] for row in rows}
     assert tape["lora"] < 0.8 * tape["full"]
+
+
+def test_qlora_is_lora_on_a_backbone_of_4_bits(rows):
+    lora = next(row for row in rows if row["method"] == "lora")
+    packed = measure(Trial("elicit", "qlora", **SMALL))
+    assert packed["trainable"] == lora["trainable"] and packed["detached_is_base"]
+    assert lora["base_bytes"] - packed["base_bytes"] == 921_600 - 118_968  # as `quantize` says
+    assert packed["loss_before"] != lora["loss_before"] and packed["old_before"] > 0.9
+    assert packed["mergeable"] and packed["merge_difference"] < 1e-4
+    assert rate({"lora": {"past": 0.01}}, "qlora", "past") == 0.01
+    assert rate({"lora": {"past": 0.01}, "qlora": {"past": 0.1}}, "qlora", "past") == 0.1
 
 
 def test_a_trial_is_a_function_of_its_arguments(rows):
@@ -77,8 +88,8 @@ def test_labels_of_points_that_meet_do_not_overlap(rows):
 
 
 def test_every_method_has_a_look_of_its_own():
-    looks = {tuple(plots.style(method).items()) for method in mp.METHODS}
-    assert len(looks) == len(mp.METHODS)
+    looks = {tuple(plots.style(method).items()) for method in COMPARED}
+    assert len(looks) == len(COMPARED) == len(mp.METHODS) + 1
     hues = {plots.tint(method) for method in mp.METHODS}
     assert len(hues) == len({method.family for method in mp.METHODS.values()})
 
@@ -108,9 +119,9 @@ def test_many_methods_get_a_line_each(rows):
     for axes in panels:
         for i, method in enumerate(reversed(mp.METHODS)):
             line = -names.index(method)
-            found = [(a.get_xdata()[0], a.get_markerfacecolor()) for a in axes.lines
-                     if list(a.get_ydata()) == [line] and a.get_marker() in "*osD^vP"]  # fmt: skip
-            hollow, filled = sorted(found)
+            found = [a for a in axes.lines if list(a.get_ydata()) == [line]]
+            found = [a for a in found if a.get_marker() in f"*{plots.MARKERS}"]
+            hollow, filled = sorted((a.get_xdata()[0], a.get_markerfacecolor()) for a in found)
             assert hollow == (pytest.approx(0.02 * i + 0.08), "white")
             assert filled == (pytest.approx(0.02 * i + 0.305), plots.style(method)["color"])
 
