@@ -39,7 +39,10 @@ def keep_freed_pages():
 
 keep_freed_pages()
 
+CACHED = 1 << 15  # numbers that a loop handles at a time: a few arrays of them fit in 2 MB
+
 _precision = ContextVar("precision", default="float32")
+_create = ContextVar("create", default=xp.array)
 
 
 def default_dtype():
@@ -59,9 +62,28 @@ def dtype(name):
         _precision.reset(token)
 
 
+def blocks(rows, width=1):
+    """Slices of `rows` rows of `width` numbers each: as many as stay in a core's cache.
+
+    A GPU takes all of them at once.
+    """
+    step = max(1, CACHED // max(1, width)) if xp is np else max(1, rows)
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
 def array(values):
     """Copy numbers to the device as floats of the default dtype."""
-    return xp.array(values, dtype=default_dtype())
+    return _create.get()(values, dtype=default_dtype())
+
+
+@contextlib.contextmanager
+def creating(create):
+    """Make arrays of parameters by create(values, dtype) inside the block: see `outline`."""
+    token = _create.set(create)
+    try:
+        yield
+    finally:
+        _create.reset(token)
 
 
 def to_numpy(a):

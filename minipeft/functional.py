@@ -1,15 +1,18 @@
 """Fused operations: the layers of a transformer as single ops, derivative beside value.
 
 Fused where the composition of primitives would keep more than twice the memory or be less
-exact; each has a slow twin made of primitives in the tests. Shapes: B batch, T queries, S keys,
-D width, H heads, G key-value heads, K head width, V vocabulary, N rows.
+exact; each has a slow twin made of primitives in the tests. Attention has a file of its own.
+Shapes: B batch, T tokens, D width, V vocabulary, N rows.
 """
 
 import math
 
-from .autograd import needs_gradient, once, record, value
-from .backend import np, xp
+from .attention import attention, rope, softmax
+from .autograd import in_outline_too, needs_gradient, record, value
+from .backend import blocks, np, xp
 
+__all__ = ["IGNORE", "attention", "cross_entropy", "dropout", "embedding", "gelu", "layer_norm",
+           "linear", "rms_norm", "rope", "silu", "softmax"]  # fmt: skip
 IGNORE = -100  # a label that takes no part in the loss
 
 
@@ -57,33 +60,32 @@ def dropout(x, p, rng):
 
 
 def gelu(x):
-    """Gaussian error linear unit: y = x (1 + t) / 2 with t = tanh(√(2/π) (x + 0.044715 x³)).
+    """Gaussian error linear unit: y = x h with h = (1 + tanh z) / 2, z = √(2/π) (x + 0.044715 x³).
 
-    dy/dx = (1 + t) / 2 + x (1 − t²) √(2/π) (1 + 3 · 0.044715 x²) / 2 is computed at once when
-    it will be needed, so one array is kept instead of four.
+    dy/dx = h + y (1 − h) √(2/π) (2 + 6 · 0.044715 x²) is computed at once when it will be
+    needed, so one array is kept instead of four, and in blocks that stay in a core's cache.
     Hendrycks & Gimpel 2016, arXiv:1606.08415
     """
-    a, c = value(x), math.sqrt(2.0 / math.pi)
-    aa = a * a
-    t = aa * (0.044715 * c)
-    t += c
-    t *= a
-    xp.tanh(t, out=t)
-    slope = None
-    if needs_gradient(x):
-        slope = t * t
-        xp.subtract(1.0, slope, out=slope)
-        slope *= a
-        aa *= 3.0 * 0.044715 * c
-        aa += c
-        slope *= aa
-        slope += t
-        slope += 1.0
-        slope *= 0.5
-    t += 1.0
-    t *= a
-    t *= 0.5
-    return record(t, (x, lambda g: g * slope))
+    a, c, keep = value(x), math.sqrt(2.0 / math.pi), needs_gradient(x)
+    flat, shape = a.reshape(-1), a.shape
+    y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
+    for part in blocks(len(flat)):
+        a = flat[part]
+        aa = a * a
+        h = aa * (0.044715 * c)
+        h += c
+        h *= a
+        xp.tanh(h, out=h)
+        h += 1.0
+        h *= 0.5
+        xp.multiply(a, h, out=y[part])
+        if keep:
+            aa *= 6.0 * 0.044715 * c
+            aa += 2.0 * c
+            aa *= y[part]
+            aa *= 1.0 - h
+            xp.add(aa, h, out=slope[part])
+    return record(y.reshape(shape), (x, lambda g: g * slope.reshape(shape)))
 
 
 def silu(x):
@@ -151,73 +153,6 @@ def _mean_product(a, b):
     return (a[..., None, :] @ b[..., :, None])[..., 0] * (1.0 / a.shape[-1])
 
 
-def softmax(x, mask=None):
-    """p = eˣ / Σ eˣ over the last axis, of x + mask if given; dx = p · (g − Σ g p)."""
-    p = _softmax_in_place(value(x) + (0.0 if mask is None else mask))
-
-    def dx(g):
-        return p * (g - (g * p).sum(axis=-1, keepdims=True))
-
-    return record(p, (x, dx))
-
-
-def _softmax_in_place(p):
-    p -= p.max(axis=-1, keepdims=True)
-    xp.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
-    return p
-
-
-def attention(q, k, v, mask):
-    """Scaled dot-product attention, o = softmax(q kᵀ / √K + mask) v.
-
-    q (B, H, T, K), k and v (B, G, S, K), where H / G query heads share a key head.
-    With p the probabilities and dp = g vᵀ:  dv = pᵀ g,  ds = p · (dp − Σ dp p) / √K,
-    dq = ds k,  dk = dsᵀ q. One op, because the scores can then become p in place.
-    Vaswani et al. 2017, section 3.2.1, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245
-    """
-    (B, H, T, K), (G, S) = value(q).shape, value(k).shape[1:3]
-    scale, grouped = 1.0 / math.sqrt(K), (B, G, H // G * T, K)
-    queries, keys, values = (value(q) * scale).reshape(grouped), value(k), value(v)
-    p = queries @ xp.swapaxes(keys, -1, -2)  # (B, G, H/G · T, S)
-    if mask is not None:
-        scores = p.reshape(B, G, H // G, T, S)  # a view
-        scores += mask if mask.ndim == 2 else mask[:, None, None]
-    _softmax_in_place(p)
-
-    @once
-    def dscores(g):
-        ds = g.reshape(grouped) @ xp.swapaxes(values, -1, -2)
-        ds -= (ds[..., None, :] @ p[..., :, None])[..., 0]
-        ds *= p
-        return ds
-
-    return record(
-        (p @ values).reshape(B, H, T, K),
-        (q, lambda g: (dscores(g) @ keys * scale).reshape(B, H, T, K)),
-        (k, lambda g: xp.swapaxes(dscores(g), -1, -2) @ queries),
-        (v, lambda g: xp.swapaxes(p, -1, -2) @ g.reshape(grouped)),
-    )
-
-
-def rope(x, cos, sin):
-    """Rotary positions: turn the pairs (i, i + K/2) of x (…, T, K) by each token's angles.
-
-    y = x · cos + (−x₂, x₁) · sin with cos and sin (…, T, K/2); a gradient is turned back.
-    Su et al. 2021, arXiv:2104.09864, pairs as in the Llama checkpoints on Hugging Face
-    """
-
-    def turn(a, sin):
-        half = a.shape[-1] // 2
-        one, two = a[..., :half], a[..., half:]
-        y = xp.empty(a.shape, dtype=a.dtype)
-        y[..., :half] = one * cos - two * sin
-        y[..., half:] = two * cos + one * sin
-        return y
-
-    return record(turn(value(x), sin), (x, lambda g: turn(g, -sin)))
-
-
 def cross_entropy(logits, labels, count=None):
     """Mean of −log softmax(logits)[label] in nats, logits (…, V), labels (…) or IGNORE.
 
@@ -248,3 +183,6 @@ def cross_entropy(logits, labels, count=None):
         return dx
 
     return record(loss, (logits, dlogits))
+
+
+in_outline_too(globals())

@@ -2,7 +2,7 @@
 
 import math
 
-from .backend import xp
+from .backend import blocks, xp
 
 
 class AdamW:
@@ -37,27 +37,41 @@ class AdamW:
         for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
             if p.grad is None:
                 continue
-            p.grad = xp.asarray(p.grad * scale)  # NumPy makes a number of an array without axes
-            m *= b1
-            m += p.grad * (1.0 - b1)
-            g = xp.multiply(p.grad, p.grad, out=xp.empty_like(v))
-            g *= 1.0 - b2
-            v *= b2
-            v += g
-            xp.sqrt(v, out=g)
-            g *= root
-            g += self.eps
-            xp.divide(m, g, out=g)
-            g *= rate * p.rate
+            if scale != 1.0:  # NumPy makes a number of an array without axes
+                p.grad = xp.asarray(p.grad * scale)
+            kept = 1.0
             if p.ndim > 1:
-                p.data *= 1.0 - lr * p.rate * self.weight_decay
-            p.data -= g
+                kept = 1.0 - lr * p.rate * self.weight_decay
+            w, g, m, v = (xp.atleast_1d(a) for a in (p.data, p.grad, m, v))  # views
+            for rows in blocks(len(w), w.size // len(w)):
+                w[rows] *= kept
+                w[rows] -= self.change(g[rows], m[rows], v[rows], root) * (rate * p.rate)
+
+    def change(self, g, m, v, root):
+        """Move both moments on by a gradient, in place; return (m / (√v · root + eps))."""
+        b1, b2 = self.betas
+        m *= b1
+        m += g * (1.0 - b1)
+        g = g * g
+        g *= 1.0 - b2
+        v *= b2
+        v += g
+        xp.sqrt(v, out=g)
+        g *= root
+        g += self.eps
+        return xp.divide(m, g, out=g)
 
 
 def grad_norm(parameters):
     """The Euclidean norm of all gradients taken as one vector, an array without axes."""
-    squares = [(p.grad * p.grad).sum() for p in parameters if p.grad is not None]
+    squares = [square_sum(p.grad) for p in parameters if p.grad is not None]
     return xp.sqrt(sum(squares).astype("float64")) if squares else xp.zeros(())
+
+
+def square_sum(g):
+    """Σ g², by parts that stay in a core's cache."""
+    rows = xp.atleast_1d(g)
+    return sum((rows[i] * rows[i]).sum() for i in blocks(len(rows), rows.size // len(rows)))
 
 
 def clip_scale(norm, limit):

@@ -138,7 +138,8 @@ class Run:
         for adapter in self.adapters:
             ranks = adapter.method.after_step(adapter, self.done, s.steps)
             self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
-        self.model.zero_grad()
+        for p in parameters:
+            p.grad = None
         self.history.add(loss, lr, norm, time.perf_counter() - began)
 
     def give_up(self, loss, norm):

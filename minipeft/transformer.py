@@ -13,67 +13,14 @@ B batch, T tokens read now, S slots in all, D width, H heads, G key-value heads,
 V vocabulary.
 """
 
-import functools
-
 from . import functional as F
 from .backend import np, xp
+from .cache import Cache
 from .inputs import check_ids, check_labels, check_real
 from .nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
-from .ops import concat
+from .piecewise import piecewise
 
-HIDDEN = -1e30  # added to a masked score: its exponential is 0, yet no row becomes NaN
-
-
-class Cache:
-    """The keys and values read so far, one pair a layer, and which slots hold real tokens."""
-
-    def __init__(self, layers):
-        self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
-        self.length = 0  # slots filled
-        self.real = None  # (B, S) booleans; None: all are real
-
-    def append(self, layer, k, v):
-        """Add a layer's new keys and values (B, G, T, K) behind the old; return all of them."""
-        if self.keys[layer] is not None:
-            k = concat([self.keys[layer], k], axis=2)
-            v = concat([self.values[layer], v], axis=2)
-        self.keys[layer], self.values[layer] = k, v
-        return k, v
-
-    def extend(self, B, T, real, dtype):
-        """Make room for T more slots; return their positions, (T,) or (B, T), and the mask.
-
-        A position is the number of real slots before. The mask, (T, S) or (B, T, S), is added
-        to scores: 0 where a query may look, HIDDEN or less where it may not.
-        """
-        self.length += T
-        if real is None and self.real is None:
-            return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
-        old = np.ones((B, self.length - T), bool) if self.real is None else self.real
-        new = np.ones((B, T), bool) if real is None else real
-        self.real = np.concatenate([old, new], axis=1)
-        positions = np.maximum(self.real.cumsum(axis=1)[:, -T:] - 1, 0)
-        hidden = (~self.real[:, None, :] * HIDDEN).astype(dtype)
-        return positions, causal(T, self.length, dtype) + xp.asarray(hidden)
-
-    def behind(self, keys, values):
-        """A new cache of the given slots, keys[layer] (B, G, P, K), followed by this one's."""
-        new, P = Cache(len(self.keys)), keys[0].shape[2]
-        new.length = P + self.length
-        if self.real is not None:
-            seen = np.ones((len(self.real), P), bool)
-            new.real = np.concatenate([seen, self.real], axis=1)
-        for layer, pair in enumerate(zip(keys, values, strict=True)):
-            new.append(layer, *pair)
-            if self.length:
-                new.append(layer, self.keys[layer], self.values[layer])
-        return new
-
-
-@functools.lru_cache(maxsize=64)
-def causal(T, S, dtype):
-    """The mask (T, S) by which query i sees key j when j ≤ i + S − T."""
-    return xp.triu(xp.full((T, S), HIDDEN, dtype=dtype), k=S - T + 1)
+PIECE = 32  # tokens of each row whose logits are held at a time
 
 
 class Start(Site):
@@ -197,7 +144,12 @@ class Transformer(Module):
         return self.read(ids, cache, real)[0]
 
     def read(self, ids, cache=None, real=None):
-        """(logits (B, T, V), cache), having read ids (B, T) behind what the cache holds.
+        """(logits (B, T, V), cache), given what `hidden` is given."""
+        x, cache = self.hidden(ids, cache, real)
+        return self.lm_head(x), cache
+
+    def hidden(self, ids, cache=None, real=None):
+        """(what the head reads (B, T, D), cache), having read ids (B, T) behind the cache.
 
         The cache is filled further, in place. real (B, T) is False at padding. ValueError for
         ids outside the vocabulary, an empty batch, or more slots than the context has.
@@ -224,15 +176,22 @@ class Transformer(Module):
             x = block(x, cache, layer, turn, mask)
         if T > tokens:  # no logits for what `start` put before the tokens
             x = x[:, T - tokens :]
-        return self.lm_head(self.ln_f(x)), cache
+        return self.ln_f(x), cache
 
     def loss(self, ids, labels, count=None):
         """Cross-entropy in nats of labels (B, T) at the logits of ids (B, T), as a Tensor.
 
         Labels equal to IGNORE take no part. The mean, or the sum divided by `count` if given.
+        Never all logits are held, nor kept: they are the largest array of a step.
         """
         labels = check_labels(labels, np.shape(ids), self.config.vocab)
-        return F.cross_entropy(self(ids), labels, count)
+        count = int((labels != F.IGNORE).sum()) if count is None else count
+
+        def part(x, piece):
+            return F.cross_entropy(self.lm_head(x), labels[piece], count)
+
+        starts = range(0, labels.shape[1], PIECE)
+        return piecewise(part, self.hidden(ids)[0], [np.s_[:, t : t + PIECE] for t in starts])
 
 
 def rotation(config, positions, dtype):

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from minipeft import functional as F
 from minipeft import ops
 from minipeft.backend import np, xp
-from minipeft.transformer import HIDDEN
+from minipeft.cache import HIDDEN
 
 sides = st.integers(1, 5)
 shapes = st.lists(sides, min_size=1, max_size=4).map(tuple)

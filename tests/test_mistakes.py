@@ -58,8 +58,8 @@ WRONG = [  # (op, what its source says, what a wrong one would say)
     ),
     ("embedding", "xp.add.at(dw, ids, g)", "dw[ids] = g"),
     ("dropout", "g * keep * scale", "g * keep"),
-    ("gelu", "aa *= 3.0 * 0.044715 * c", "aa *= 0.044715 * c"),
-    ("gelu", "slope += 1.0", "pass"),
+    ("gelu", "aa *= 6.0 * 0.044715 * c", "aa *= 0.044715 * c"),
+    ("gelu", "aa *= 1.0 - h", "pass"),
     ("silu", "slope += s", "pass"),
     ("layer_norm", "h -= h.mean(axis=-1, keepdims=True)", "pass"),
     ("layer_norm", "h -= n * slope", "pass"),
@@ -68,9 +68,13 @@ WRONG = [  # (op, what its source says, what a wrong one would say)
     ("rms_norm", "h *= inv", "h *= inv * inv"),
     ("softmax", "p * (g - (g * p).sum(axis=-1, keepdims=True))", "p * g"),
     ("softmax", "(g * p).sum(axis=-1, keepdims=True)", "(g * p).sum(axis=0, keepdims=True)"),
-    ("attention", "dscores(g) @ keys * scale", "dscores(g) @ keys"),
-    ("attention", "ds -= (ds[..., None, :] @ p[..., :, None])[..., 0]", "pass"),
-    ("attention", "xp.swapaxes(p, -1, -2) @ g", "xp.swapaxes(p * p, -1, -2) @ g"),
+    ("attention", "dq *= scale", "pass"),
+    ("attention", "ds -= (ds[..., None, :] @ p[rows][..., :, None])[..., 0]", "pass"),
+    (
+        "attention",
+        "swapaxes(p[rows], -1, -2), g[rows]",
+        "swapaxes(p[rows] ** 2, -1, -2), g[rows]",
+    ),
     ("rope", "turn(g, -sin)", "turn(g, sin)"),
     ("cross_entropy", "z[n, targets] -= g", "pass"),
     ("cross_entropy", "g = g * (1.0 / count)", "g = g / len(labels)"),
@@ -88,7 +92,7 @@ def test_a_wrong_derivative_is_caught(name, right, wrong, monkeypatch):
     source = inspect.getsource(getattr(module, name))
     assert source.count(right) >= 1, f"{name} is written otherwise now; plant another mistake"
     before, _, after = source.rpartition(right)  # the last one: docstrings come first
-    planted = dict(vars(module))
+    planted = dict(getattr(module, name).__globals__)
     exec(before + wrong + after, planted)
     monkeypatch.setattr(module, name, planted[name])
     with pytest.raises(AssertionError):

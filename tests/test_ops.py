@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import twins
 from cases import CASES, cases, public
 from gradients import check, cotangent, gradients_of, subsets
-from minipeft import autograd, ops
+from minipeft import attention, autograd, ops
 from minipeft import functional as F
 from minipeft.autograd import Tensor
 from minipeft.backend import np, to_numpy, xp
@@ -48,8 +48,9 @@ def on_host(index):
 
 
 def test_no_op_is_missing():
-    assert public(ops) | public(F) == CASES.keys()
-    assert public(ops) == NUMPY.keys() and public(F) == set(TWINS)
+    fused = public(F) | public(attention)
+    assert public(ops) | fused == CASES.keys()
+    assert public(ops) == NUMPY.keys() and fused == set(TWINS)
 
 
 @pytest.mark.parametrize("name", NUMPY)

@@ -23,6 +23,7 @@ LAYERS = """
     presets
     ops attention
     functional
+    costs
     nn inputs
     recompute piecewise cache
     transformer
@@ -36,6 +37,8 @@ LAYERS = """
     peft.ia3 peft.compacter peft.llama_adapter peft.loftq peft.parallel peft.ptuning
     peft.combine
     peft
+    sketch
+    tally standing
     files data optim generate
     checkpoint runs
     options formulas
@@ -43,14 +46,16 @@ LAYERS = """
     explain count
     table
     plots
-    plots_compare
+    plots_compare plots_ledger
+    account
+    ledger
     history
     accumulate
     train
     pretrain trial
     compare
     checks.base
-    checks.adapters
+    checks.adapters checks.prompts checks.selective
     checks.tour checks.lora checks.swapping
     checks
     minipeft

@@ -1,0 +1,63 @@
+"""What a transformer has read so far: keys and values, positions, and who may look at whom.
+
+B batch, T tokens read now, S slots in all, G key-value heads, K head width.
+"""
+
+import functools
+
+from .backend import np, xp
+from .ops import concat
+
+HIDDEN = -1e30  # added to a masked score: its exponential is 0, yet no row becomes NaN
+
+
+class Cache:
+    """The keys and values read so far, one pair a layer, and which slots hold real tokens."""
+
+    def __init__(self, layers):
+        self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
+        self.length = 0  # slots filled
+        self.real = None  # (B, S) booleans; None: all are real
+
+    def append(self, layer, k, v):
+        """Add a layer's new keys and values (B, G, T, K) behind the old; return all of them."""
+        if self.keys[layer] is not None:
+            k = concat([self.keys[layer], k], axis=2)
+            v = concat([self.values[layer], v], axis=2)
+        self.keys[layer], self.values[layer] = k, v
+        return k, v
+
+    def extend(self, B, T, real, dtype):
+        """Make room for T more slots; return their positions, (T,) or (B, T), and the mask.
+
+        A position is the number of real slots before. The mask, (T, S) or (B, T, S), is added
+        to scores: 0 where a query may look, HIDDEN or less where it may not.
+        """
+        self.length += T
+        if real is None and self.real is None:
+            return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
+        old = np.ones((B, self.length - T), bool) if self.real is None else self.real
+        new = np.ones((B, T), bool) if real is None else real
+        self.real = np.concatenate([old, new], axis=1)
+        positions = np.maximum(self.real.cumsum(axis=1)[:, -T:] - 1, 0)
+        hidden = (~self.real[:, None, :] * HIDDEN).astype(dtype)
+        return positions, causal(T, self.length, dtype) + xp.asarray(hidden)
+
+    def behind(self, keys, values):
+        """A new cache of the given slots, keys[layer] (B, G, P, K), followed by this one's."""
+        new, P = Cache(len(self.keys)), keys[0].shape[2]
+        new.length = P + self.length
+        if self.real is not None:
+            seen = np.ones((len(self.real), P), bool)
+            new.real = np.concatenate([seen, self.real], axis=1)
+        for layer, pair in enumerate(zip(keys, values, strict=True)):
+            new.append(layer, *pair)
+            if self.length:
+                new.append(layer, self.keys[layer], self.values[layer])
+        return new
+
+
+@functools.lru_cache(maxsize=64)
+def causal(T, S, dtype):
+    """The mask (T, S) by which query i sees key j when j ≤ i + S − T."""
+    return xp.triu(xp.full((T, S), HIDDEN, dtype=dtype), k=S - T + 1)
