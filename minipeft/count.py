@@ -6,12 +6,14 @@ minipeft count --papers
 
 A model is a preset by name, or else by its numbers: Llama's shape, or --shape gpt2, or what
 --norm, --position, --mlp, --bias and --tied make of them. The share of what trains is given of
-the base and of both together: papers print the one or the other. In a model of two halves, such
-as T5, the blocks of both are layers, and a prompt is counted for one half.
+the base, and of the total of the base and what a method adds to it: papers print the one or the
+other. In a model of two halves, such as T5, the blocks of both are layers, and a prompt is
+counted for one half.
 """
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 
 from .config import CHOICES, Config
@@ -19,32 +21,42 @@ from .errors import unknown
 from .formulas import brief, formula
 from .options import chosen_method, method_arguments
 from .papers import rows, table
+from .peft import Full
+from .peft.selective import Selective
 from .peft.targets import room_for
 from .presets import PRESETS, architecture
 
 NEEDED = ("layers", "width", "heads", "vocab")
 SIZES = (*NEEDED, "kv_heads", "ffn", "context")
 SHAPE = (*SIZES, *CHOICES, "bias", "tied", "shape")
-MOST_LAYERS = 10_000
+MOST_LAYERS = 1000
+KEYS = ("trainable", "base", "percent_of_base", "percent_of_total", "formula")
 
 
 @dataclass(frozen=True)
 class Count:
-    """What `count` found: numbers, shares in %, and the equation that they come from."""
+    """What `count` found: numbers, and the equation that they come from."""
 
     trainable: int
     base: int  # numbers of the model without the method
-    percent_of_base: float  # trainable / base
-    percent_of_total: float  # trainable / (base + trainable)
+    total: int  # and with it
     formula: str
+
+    @property
+    def percent_of_base(self):
+        """100 · trainable / base."""
+        return 100 * self.trainable / self.base
+
+    @property
+    def percent_of_total(self):
+        """100 · trainable / total."""
+        return 100 * self.trainable / self.total
 
     def __str__(self):
         rows = {
             "trains": f"{self.trainable:,} numbers",
-            "": f"{self.percent_of_base:.4g} % of the base",
-            " ": f"{self.percent_of_total:.4g} % of the base and what trains",
-            "base": f"{self.base:,} numbers",
-            "both": f"{self.base + self.trainable:,} numbers",
+            "": f"{self.percent_of_base:.4g} % of the base's {self.base:,}",
+            " ": f"{self.percent_of_total:.4g} % of the total of {self.total:,}",
             "formula": self.formula,
             "bytes": f"{4 * self.trainable:,} as float32, and {12 * self.trainable:,} for "
             "gradients and AdamW's moments",
@@ -63,8 +75,18 @@ def count(model, method):
         raise ValueError(f"{brief(method)} finds nothing to train in this model")
     if model.context is not None:
         room_for(getattr(method, "num_virtual_tokens", 0), model.context)
-    shares = (100 * trainable / whole for whole in (model.size, model.size + trainable))
-    return Count(trainable, model.size, *shares, formula(method, model))
+    total = model.size + added(model, method)
+    return Count(trainable, model.size, total, formula(method, model))
+
+
+def added(model, method):
+    """How many of the numbers that a method trains the base has not itself."""
+    if isinstance(method, Full):
+        return 0
+    if isinstance(method, Selective):
+        chosen = method.chosen(model).items()
+        return sum(math.prod(shape) for path, shape in chosen if path not in model.parameters)
+    return method.count(model)
 
 
 def arguments(parser):
@@ -96,12 +118,13 @@ def main(options):
             raise ValueError("--papers has models of its own; leave out preset and numbers")
         print(json.dumps(list(rows()), ensure_ascii=False) if options.json else table())
         return
-    model, method = chosen_model(options), chosen_method(options)
-    found = count(model, method)
+    method = chosen_method(options)
+    found = count(chosen_model(options), method)
     if options.json:
-        print(json.dumps(vars(found), ensure_ascii=False))
+        print(json.dumps({key: getattr(found, key) for key in KEYS}, ensure_ascii=False))
     else:
-        print(f"{options.model or options.preset or model}\n{brief(method)}\n{found}")
+        sizes = ", ".join(f"{name}={value}" for name, value in numbers(options).items())
+        print(f"{sizes or named(options)[0]}\n{brief(method)}\n{found}")
 
 
 def named(options):

@@ -58,6 +58,7 @@ class Explanation:
     warnings: list[str]
     refused: str
     base: int  # numbers of the base
+    total: int  # and with the method on it
 
     @property
     def numbers(self):
@@ -80,10 +81,10 @@ class Explanation:
             lines.append(f"  ✗ {name!r} matches nothing; {why}")
         lines += [f"  ! {text}" for text in self.warnings]
         verdict = f"would refuse: {self.refused}" if self.refused else "would accept"
-        share, of_both = (100 * self.numbers / n for n in (self.base, self.base + self.numbers))
+        share, of_total = (100 * self.numbers / n for n in (self.base, self.total))
         lines += [
             f"  trains {self.numbers:,} numbers: {share:.3g} % of the base's {self.base:,}, "
-            f"{of_both:.3g} % of both",
+            f"{of_total:.3g} % of the total of {self.total:,}",
             f"  {self.bytes:,} bytes, and {3 * self.bytes:,} for gradients and AdamW's moments",
             f"  attach {verdict}",
         ]
@@ -120,9 +121,11 @@ def explain(model, method):
                 refused = f"{method} finds nothing to train in this model"
         except ValueError as error:
             refused = str(error)
-        base = sum(p.data.size for _, p in base_parameters(model))
+        own = {path: p.data.size for path, p in base_parameters(model)}
+    base = sum(own.values())
+    total = base + sum(row.numbers for row in rows if row.path not in own)
     notes = list(warnings(model, method, rows))
-    return Explanation(method, rows, unmatched, notes, refused, base)
+    return Explanation(method, rows, unmatched, notes, refused, base, total)
 
 
 def matched(model, method):

@@ -75,11 +75,11 @@ def test_it_says_what_a_live_model_trains(name, data):
     found = mp.count(config, method)
     assert found.trainable == adapter.count == worth(found.formula)
     assert found.formula.endswith(f" = {found.trainable:,}")
+    assert found.total == sum(p.data.size for p in base.parameters())  # copies in their places
     mp.detach(base)
     assert found.base == sum(p.data.size for p in base.parameters())
     assert found.percent_of_base == pytest.approx(100 * adapter.count / found.base, 1e-12)
-    whole = found.base + adapter.count
-    assert found.percent_of_total == pytest.approx(100 * adapter.count / whole, 1e-12)
+    assert found.percent_of_total == pytest.approx(100 * adapter.count / found.total, 1e-12)
 
 
 @pytest.mark.parametrize("name", mp.METHODS)
@@ -224,7 +224,8 @@ def test_the_textbook_example(capsys):
     each = "32 layers · 2 targets · 16 (4,096 + 4,096)"
     assert found["formula"] == f"r (in + out) a target = {each} = 8,388,608"
     _, out, _ = run(capsys, line)
-    for text in ("8,388,608", "6,746,804,224", "0.1245 % of the base", "33,554,432", each):
+    assert out.startswith("llama-2-7b\nLoRA(r=16)\n")
+    for text in ("8,388,608", "6,746,804,224", "0.1245 % of the base's", "33,554,432", each):
         assert text in out
 
 
@@ -236,6 +237,14 @@ def test_a_model_by_its_numbers(capsys):
     assert run(capsys, f"{sizes} --json") == run(capsys, "--preset gpt2 --json")
     mixed = "--norm layer --position learned --mlp gelu --bias --tied"
     assert run(capsys, f"{sizes} --shape llama {mixed} --json") == run(capsys, "gpt2 --json")
+
+
+def test_what_trains_the_base_itself_adds_nothing_to_it():
+    config = presets.config("gpt2")
+    assert mp.count(config, mp.Full()).percent_of_total == 100.0
+    assert mp.count(config, mp.BitFit()).total == config.size
+    assert mp.count(config, mp.Head()).total == config.size + 50257 * 768  # it was tied
+    assert mp.count(config.with_(tied=False), mp.Head()).total == config.size + 50257 * 768
 
 
 def test_hyper_parameters_reach_the_method(capsys):
@@ -271,7 +280,7 @@ BAD = {
     f"{SMALL} --mlp swigl": "did you mean 'swiglu'",
     f"{SMALL} --ffn 0": "ffn must be a whole number ≥ 1",
     "--layers 0 --width 12 --heads 3 --vocab 7": "layers must be a whole number ≥ 1",
-    "--layers 99999999999 --width 12 --heads 3 --vocab 7": "more than 10,000",
+    "--layers 99999999999 --width 12 --heads 3 --vocab 7": "more than 1,000",
     "--layers two --width 12 --heads 3 --vocab 7": "two",
     f"{SMALL} --kv_heads 3": "did you mean '--kv-heads'",
     "gpt2 --method lorra": "did you mean 'lora'",
