@@ -55,8 +55,8 @@ LAYERS = """
     pretrain trial
     compare
     checks.base
-    checks.adapters checks.prompts checks.selective
-    checks.tour checks.lora checks.swapping
+    checks.adapters checks.prompts checks.selective checks.comparison
+    checks.tour checks.freezing checks.lora checks.swapping checks.data
     checks
     minipeft
     __main__
