@@ -76,8 +76,8 @@ def formula(method, config):
 
 @functools.singledispatch
 def terms(method, config):
-    """The Terms whose sum is what a method trains on a model of this Config."""
-    raise TypeError(f"no formula is known for {type(method).__name__}")
+    """The Terms whose sum is what a method trains; its bare count if no equation is known."""
+    return [Term({}, "count", {"count": method.count(config)})]
 
 
 @terms.register
@@ -129,7 +129,7 @@ def each(method, n_out, n_in):
             values |= {f"o{i}": o, f"i{i}": n}
         return " + ".join(parts), values
     found = (equation for kind, equation in EACH.items() if isinstance(method, kind))
-    return next(found), values
+    return next(found, "each"), values | {"each": method.each(n_out, n_in)}
 
 
 def grid(paths):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import assume, given
@@ -11,6 +12,8 @@ import minipeft as mp
 from minipeft import architecture, papers, presets
 from minipeft.__main__ import main
 from minipeft.errors import unknown
+from minipeft.peft.base import Method
+from minipeft.peft.targets import Targeted
 from strategies import configs, model
 from test_laws import DRAWN
 
@@ -245,6 +248,32 @@ def test_what_trains_the_base_itself_adds_nothing_to_it():
     assert mp.count(config, mp.BitFit()).total == config.size
     assert mp.count(config, mp.Head()).total == config.size + 50257 * 768  # it was tied
     assert mp.count(config.with_(tied=False), mp.Head()).total == config.size + 50257 * 768
+
+
+@dataclass(frozen=True)
+class Offset(Method):
+    """A method of somebody else's: one vector."""
+
+    def count(self, config):
+        return config.width
+
+
+@dataclass(frozen=True)
+class Diagonal(Targeted):
+    """And one on matrices."""
+
+    target_modules: tuple[str, ...] = ("q_proj",)
+
+    def each(self, n_out, n_in):
+        return min(n_out, n_in)
+
+
+def test_a_method_of_which_no_equation_is_known_counts_too():
+    config = presets.config("gpt2")
+    assert mp.count(config, Offset()).formula == "count = 768 = 768"
+    assert mp.count(config, Diagonal()).formula == (
+        "each a target = 12 layers · 1 target · 768 = 9,216"
+    )
 
 
 def test_hyper_parameters_reach_the_method(capsys):
