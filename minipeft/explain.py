@@ -8,9 +8,10 @@ bytes of each, and what to know of tied weights and of names that are fused else
 """
 
 import difflib
+import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from .backend import dtype, np
 from .checkpoint import load_base, load_model
@@ -218,9 +219,12 @@ def arguments(parser):
     """What `minipeft explain` understands."""
     method_arguments(parser)
     parser.add_argument("--base", help="folder of the model (default: the shipped backbone)")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def main(options):
     """Run `minipeft explain`."""
     method = chosen_method(options)
-    print(explain(load_model(options.base) if options.base else load_base(), method))
+    found = explain(load_model(options.base) if options.base else load_base(), method)
+    whole = {"method": str(method), "numbers": found.numbers, "bytes": found.bytes}
+    print(json.dumps(asdict(found) | whole, ensure_ascii=False) if options.json else found)

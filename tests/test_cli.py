@@ -70,6 +70,10 @@ def test_explain_end_to_end(capsys):
     assert "3 × 1,280" in text and "trains 3,840 numbers" in text and "would refuse" in text
     assert main(["explain", "--method", "pfeiffer", "--set", "m=4"]) == 0
     assert "m=4" in (text := capsys.readouterr().out) and "attach would accept" in text
+    assert main(["explain", "--targets", "q_proj,v_prj", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["numbers"] == sum(row["numbers"] for row in found["rows"]) == 3840
+    assert "v_proj" in found["unmatched"]["v_prj"] and found["refused"]
 
 
 def test_compare_end_to_end(capsys, tmp_path):
