@@ -39,7 +39,7 @@ def keep_freed_pages():
 
 keep_freed_pages()
 
-CACHED = 1 << 15  # numbers that a loop handles at a time: a few arrays of them fit in 2 MB
+CACHED = 1 << 16  # numbers that a loop handles at a time: a few arrays of them fit in 2 MB
 
 _precision = ContextVar("precision", default="float32")
 _create = ContextVar("create", default=xp.array)

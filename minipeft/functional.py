@@ -60,7 +60,7 @@ def dropout(x, p, rng):
 
 
 def gelu(x):
-    """Gaussian error linear unit: y = x h with h = (1 + tanh z) / 2, z = √(2/π) (x + 0.044715 x³).
+    """Gaussian error linear unit: y = x h, h = (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
 
     dy/dx = h + y (1 − h) √(2/π) (2 + 6 · 0.044715 x²) is computed at once when it will be
     needed, so one array is kept instead of four, and in blocks that stay in a core's cache.
@@ -85,24 +85,33 @@ def gelu(x):
             aa *= y[part]
             aa *= 1.0 - h
             xp.add(aa, h, out=slope[part])
-    return record(y.reshape(shape), (x, lambda g: g * slope.reshape(shape)))
+    return record(y.reshape(shape), (x, lambda g: _times(g, slope)))
 
 
 def silu(x):
-    """y = x σ(x); dy/dx = σ(x) (1 + x (1 − σ(x))), computed at once when it will be needed.
+    """y = x σ(x); dy/dx = σ(x) (1 + x (1 − σ(x))), as in `gelu` computed at once, in blocks.
 
     Elfwing et al. 2017, arXiv:1702.03118
     """
-    a = value(x)
-    s = a * 0.5
-    xp.tanh(s, out=s)
-    s += 1.0
-    s *= 0.5
-    y, slope = a * s, None
-    if needs_gradient(x):
-        slope = y * (1.0 - s)  # σ + x σ (1 − σ)
-        slope += s
-    return record(y, (x, lambda g: g * slope))
+    a, keep = value(x), needs_gradient(x)
+    flat, shape = a.reshape(-1), a.shape
+    y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
+    for part in blocks(len(flat)):
+        s = flat[part] * 0.5
+        xp.tanh(s, out=s)
+        s += 1.0
+        s *= 0.5
+        xp.multiply(flat[part], s, out=y[part])
+        if keep:  # σ + x σ (1 − σ)
+            xp.multiply(y[part], 1.0 - s, out=slope[part])
+            slope[part] += s
+    return record(y.reshape(shape), (x, lambda g: _times(g, slope)))
+
+
+def _times(g, slope):
+    """g · slope in the memory of the slope: a tape is used once."""
+    slope = slope.reshape(g.shape)
+    return xp.multiply(g, slope, out=slope)
 
 
 def layer_norm(x, gain, bias, eps):

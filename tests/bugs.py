@@ -180,7 +180,7 @@ MODEL_AND_TRAINING = [
         "lambda g: turn(g, -sin)", "lambda g: turn(g, sin)", 4, LORA),
     Bug("layer norm: the gradient's part along n not taken off", "functional",
         "h -= n * slope", "pass", 4, HOUSLBY, GPT2),
-    Bug("SiLU: σ missing in its slope", "functional", "slope += s", "pass", 4, HOUSLBY),
+    Bug("SiLU: σ missing in its slope", "functional", "slope[part] += s", "pass", 4, HOUSLBY),
     Bug("engine: gradients of an operand used twice overwrite each other", "autograd",
         "pending[source] = pending[source] + dx", "pending[source] = dx", 4, HOUSLBY),
     Bug("engine: a frozen parameter stays on the tape", "nn",
