@@ -54,9 +54,13 @@ LAYERS = """
     train
     pretrain trial
     compare
+    figures.hero figures.ranks
+    figures.memory figures.spectrum figures.forgetting figures.attention figures.curves
+    figures.data figures.merge figures.storage
+    figures
     checks.base
     checks.adapters checks.prompts checks.selective checks.comparison
-    checks.tour checks.freezing checks.lora checks.swapping checks.data
+    checks.tour checks.autograd checks.freezing checks.lora checks.swapping checks.data
     checks
     minipeft
     __main__
