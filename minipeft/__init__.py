@@ -23,6 +23,7 @@ from .data import Examples, Task
 from .explain import explain
 from .generate import generate
 from .history import History, Score
+from .ledger import ledger
 from .nn import Parameter
 from .peft import (
     IA3,
@@ -73,7 +74,7 @@ __all__ = [
     "Pfeiffer", "PiSSA", "Prefix", "Prompt", "RSLoRA", "Score", "Task", "Tensor", "Transformer",
     "VeRA",
     "adapters", "attach", "combine", "count", "dequantize", "detach", "disabled", "dtype",
-    "evaluate", "explain", "fingerprint", "fit", "generate", "in_use", "load_adapter",
+    "evaluate", "explain", "fingerprint", "fit", "generate", "in_use", "ledger", "load_adapter",
     "load_base", "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter",
     "save_model", "unmerge", "use",
 ]  # fmt: skip

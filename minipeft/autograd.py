@@ -21,13 +21,16 @@ First derivatives only: a gradient is a plain array, not a Tensor.
 """
 
 import contextlib
+import functools
 import heapq
 import itertools
 from contextvars import ContextVar
+from types import FunctionType
 
 from .backend import xp
 
 _recording = ContextVar("recording", default=True)
+_priced = ContextVar("priced", default=None)
 _numbers = itertools.count()
 
 
@@ -132,6 +135,36 @@ def record(result, *edges):
     return Tensor(result, node=Node(result.shape, kept) if kept else None)
 
 
+def in_outline_too(module):
+    """Let each public function of a module, given as its globals(), be read for its costs.
+
+    Inside `priced(table)` a call goes to the table's function of that name: see `costs`.
+    """
+    for name, op in list(module.items()):
+        own = isinstance(op, FunctionType) and op.__module__ == module["__name__"]
+        if own and name[0] != "_":
+            module[name] = _either(op)
+
+
+def _either(op):
+    @functools.wraps(op)
+    def called(*operands, **options):
+        table = _priced.get()
+        return (op if table is None else table[op.__name__])(*operands, **options)
+
+    return called
+
+
+@contextlib.contextmanager
+def priced(table):
+    """Inside the block the functions of {name of an op: function} stand for the ops."""
+    token = _priced.set(table)
+    try:
+        yield
+    finally:
+        _priced.reset(token)
+
+
 def once(vjp):
     """A part of a derivative that several edges of one op share, computed only once."""
     memo = []
@@ -211,35 +244,3 @@ def unbroadcast(g, shape):
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
     return g.sum(axis=stretched, keepdims=True) if stretched else g
-
-
-def tape_arrays(loss, parameters=()):
-    """The arrays that the tape behind `loss` keeps alive, each buffer once.
-
-    Walks from the loss to the leaves and looks into the closures of the derivatives. Those of
-    the `parameters` are left out: what remains are activations.
-    """
-    owned = {id(owner(a)) for p in parameters for a in p.arrays.values()}
-    buffers, seen, todo = {}, set(), [loss.node]
-    while todo:
-        thing = todo.pop()
-        if thing is None or id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, Node):
-            for source, vjp in thing.edges or ():
-                todo += source, vjp
-        elif isinstance(thing, Tensor):
-            todo += thing.arrays.values()
-        elif isinstance(thing, xp.ndarray):
-            buffers[id(owner(thing))] = owner(thing)
-        else:  # a derivative, or a function that it shares with others
-            todo += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
-    return [buffer for key, buffer in buffers.items() if key not in owned]
-
-
-def owner(a):
-    """The array whose memory a view looks into; an array that is no view is its own."""
-    while isinstance(a.base, xp.ndarray):
-        a = a.base
-    return a

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from minipeft.accumulate import accumulate, side_by_side
-from minipeft.autograd import tape_arrays
 from minipeft.backend import np, to_numpy
 from minipeft.functional import IGNORE
 from minipeft.nn import Noise
 from minipeft.recompute import recomputing
+from minipeft.tape import tape_arrays
 from strategies import batch, configs, model
 
 METHODS = [

@@ -16,12 +16,12 @@ from minipeft.autograd import (
     needs_gradient,
     no_grad,
     record,
-    tape_arrays,
     unbroadcast,
     value,
 )
 from minipeft.backend import default_dtype, np, to_numpy, xp
 from minipeft.nn import Parameter
+from minipeft.tape import tape_arrays
 
 
 def leaf(*shape, seed=0):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import minipeft as mp
-from minipeft.autograd import tape_arrays
 from minipeft.backend import np, to_numpy, xp
 from minipeft.files import write_arrays
 from minipeft.quantize import LEVELS, Packed, relative
+from minipeft.tape import tape_arrays
 from strategies import batch, model
 from test_methods_adapters import shake
 

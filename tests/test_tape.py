@@ -8,9 +8,10 @@ import pytest
 
 from minipeft import functional as F
 from minipeft import ops
-from minipeft.autograd import Tensor, needs_gradient, no_grad, once, record, tape_arrays, value
+from minipeft.autograd import Tensor, needs_gradient, no_grad, once, record, value
 from minipeft.backend import np, xp
 from minipeft.nn import Parameter
+from minipeft.tape import tape_arrays
 from test_autograd import doubled, leaf, same
 
 

@@ -11,7 +11,7 @@ Lester et al. 2021, section 2, arXiv:2104.08691
 
 from dataclasses import dataclass
 
-from ..backend import np, to_numpy
+from ..backend import np, xp
 from ..nn import Parameter
 from ..ops import broadcast, concat
 from .base import Delta, Method
@@ -36,7 +36,7 @@ class Prompt(Method):
         return self.num_virtual_tokens * config.width
 
     def build(self, model, rng):
-        n, table = self.num_virtual_tokens, to_numpy(model.wte.weight.data)
+        n, table = self.num_virtual_tokens, model.wte.weight.data
         room_for(n, model.config.context)
         if self.init_ids is None:
             return {"start": PromptDelta(rng.uniform(-0.5, 0.5, (n, table.shape[1])))}
@@ -46,7 +46,7 @@ class Prompt(Method):
                 f"init_ids must be tokens of the vocabulary (0 … {len(table) - 1}), "
                 f"got {self.init_ids}"
             )
-        return {"start": PromptDelta(table[ids])}
+        return {"start": PromptDelta(table[xp.asarray(ids)])}
 
 
 class PromptDelta(Delta):

@@ -1,0 +1,161 @@
+"""Where the bytes and FLOPs of fine-tuning go, for a model or a Config that is never built.
+
+minipeft ledger --model llama-2-7b --method lora --r 16 --targets q_proj,v_proj --seq 512
+minipeft ledger --model llama-2-7b --method lora --policy bf16 --base-bits 4 --json
+minipeft ledger --model llama-2-7b --seq 512 --plot memory.png
+
+--method frozen trains nothing. Bytes are those of this package's own arrays, less those that
+live only inside an op; FLOPs are those of the matrix products that it runs. Keys of the JSON
+object, in bytes if not told otherwise:
+
+    weights, weights_of      what the forward pass reads: base, adapter (frozen parts included)
+    gradients                one for each number that trains and is reached
+    optimiser, optimiser_of  AdamW's two moments; a float32 master copy of what trains, in bf16
+    tape                     what the forward pass keeps for backward, at its end; the same by
+    tape_by_op, tape_by_layer    kind of op, and by block ("start", "0", …, "head")
+    rebuilt                  with --recompute, the tape of one block, which backward makes anew
+    total                    the sum of all these
+    beside                   base parameters that a private copy stands in for, the last good
+                             weights that `fit` goes back to, and a method's running averages
+    flops                    forward, backward (with what is recomputed) and total, of a batch
+    base_numbers, trainable_numbers        counts
+"""
+
+import json
+from collections import Counter
+
+from . import presets
+from .account import Ledger, by_layer
+from .backend import dtype
+from .config import Config
+from .costs import in_outline
+from .count import chosen_model, model_arguments
+from .errors import unknown
+from .formulas import brief
+from .options import chosen_method, method_arguments
+from .peft.attaching import attach, use
+from .peft.base import Method, adapters, in_use, precision
+from .sketch import Draws, outlines, sketch
+from .standing import OWN, POLICIES, nbytes, standing
+from .tally import tally, whole_batch
+
+PACKED = {8: "int8", 4: "nf4"}  # by bits of the base
+FROZEN = "frozen"  # in place of a method: nothing trains
+
+
+def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None,
+           recompute=False, accumulate=1):  # fmt: skip
+    """The Ledger of a training step on a model, or on a Config, of which none is built.
+
+    method: what would be attached; None: what is in use, or the bare base, all of which trains;
+    "frozen": nothing trains.  seq: tokens a row (default: 512, or what the context has room
+    for).  policy: "fp32" or "bf16" (default: the model's own type).  base_bits: 8 (int8) or 4
+    (nf4), as `quantize` holds the base.  recompute, accumulate: as in Settings.
+
+    The model is left as it is, and nothing of those sizes is computed or held: the model's own
+    code is read in outline. ValueError for what the model or the method would refuse.
+    """
+    if policy not in (None, *POLICIES):
+        raise ValueError(unknown("policy", policy, POLICIES))
+    if base_bits not in (None, *PACKED):
+        raise ValueError(f"base_bits is 8 or 4, or None for the policy's, got {base_bits!r}")
+    drawn = prepared(model, method, PACKED.get(base_bits))
+    if seq is None:
+        seq = max(1, min(512, drawn.config.context - virtual_tokens(drawn)))
+    whole_numbers(batch=batch, seq=seq, accumulate=accumulate)
+    step, rebuilt = whole_batch(drawn, batch, seq, accumulate, recompute), {}
+    each = POLICIES.get(policy, OWN)
+    if recompute:  # backward makes the tape of one block at a time anew
+        rows = -(-batch // min(accumulate, batch))
+        rebuilt = by_layer(tape_bytes(tally(drawn, rows, seq), each))
+    return Ledger(
+        method=label(drawn, method),
+        batch=batch,
+        seq=seq,
+        policy=policy or str(precision(drawn)),
+        base_bits=base_bits,
+        recompute=recompute,
+        accumulate=accumulate,
+        kept=tape_bytes(step, each),
+        rebuilt=max((n for layer, n in rebuilt.items() if layer.isdigit()), default=0),
+        flops={"forward": step.forward, "backward": step.backward},
+        **standing(drawn, step.gradients, each),
+    )
+
+
+def whole_numbers(**numbers):
+    """Raise ValueError unless every one is a whole number ≥ 1."""
+    for name, number in numbers.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
+
+
+def prepared(model, method, packed):
+    """The sketch of a model, its base packed and a method attached."""
+    drawn = sketch(model, packed)
+    if method == FROZEN:
+        use(drawn, None)
+        for p in drawn.parameters():
+            p.requires_grad = False
+    elif isinstance(method, Method):
+        with outlines(), in_outline(), dtype(precision(drawn)):
+            attach(drawn, method, "-".join(["new", *adapters(drawn)]), Draws())
+    elif method is not None:
+        raise TypeError(f"ledger takes a method such as LoRA(r=8), or 'frozen', got {method!r}")
+    return drawn
+
+
+def methods(drawn):
+    """The methods in use on a model."""
+    return [adapters(drawn)[name].method for name in in_use(drawn)]
+
+
+def virtual_tokens(drawn):
+    """How many slots of the context the methods in use take."""
+    return sum(getattr(method, "num_virtual_tokens", 0) for method in methods(drawn))
+
+
+def label(drawn, method):
+    """What trains, in words."""
+    bare = "nothing trains" if method == FROZEN else "the bare base, all of which trains"
+    return " and ".join(map(brief, methods(drawn))) or bare
+
+
+def tape_bytes(step, each):
+    """{(layer, op): bytes} of what a step keeps."""
+    kept = Counter()
+    for layer, op, array in step.kept:
+        kept[layer, op] += nbytes(array, each.activations)
+    return dict(kept)
+
+
+def arguments(parser):
+    """What `minipeft ledger` understands."""
+    model_arguments(parser)
+    method_arguments(parser)
+    parser.add_argument("--batch", type=int, default=1, help="rows (default: 1)")
+    text = "tokens a row (default: 512, or what the context has room for)"
+    parser.add_argument("--seq", type=int, help=text)
+    text = "types of numbers, fp32 (default) or bf16: 2 bytes, a float32 master of what trains"
+    parser.add_argument("--policy", default="fp32", help=text)
+    text = "hold the matrices of the base in 8 (int8) or 4 (nf4)"
+    parser.add_argument("--base-bits", type=int, help=text)
+    text = "gradient checkpointing, block by block"
+    parser.add_argument("--recompute", action="store_true", help=text)
+    text = "parts in which to read a batch (default: 1)"
+    parser.add_argument("--accumulate", type=int, default=1, metavar="N", help=text)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    text = "compare methods in a picture instead: a PNG, and its numbers as JSON beside it"
+    parser.add_argument("--plot", metavar="FILE", help=text)
+
+
+def main(options):
+    """Run `minipeft ledger`."""
+    model = chosen_model(options)
+    if not isinstance(model, Config):
+        model = presets.config(options.model or options.preset)  # says what is wrong with it
+    names = ("batch", "seq", "policy", "base_bits", "recompute", "accumulate")
+    how = {name: getattr(options, name) for name in names}
+    method = FROZEN if options.method == FROZEN else chosen_method(options)
+    found = ledger(model, method, **how)
+    print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else found)
