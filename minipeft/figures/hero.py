@@ -1,0 +1,65 @@
+"""Quality against trained numbers, every method, two budgets of steps: all in one picture.
+
+Exact match on unseen words, the mean of the tasks; whiskers span the seeds. The numbers are
+those of the long comparison, `minipeft compare --full`, which has to be there.
+"""
+
+import itertools
+import statistics
+from importlib.metadata import version
+from pathlib import Path
+
+from ..files import read_json
+from ..plots import SMALL, canvas, place_labels, style, tidy, tint
+
+LONG = Path("figures/compare_full.json")
+
+
+def measure(fast=False):
+    """The mean over tasks of each method's exact match, at each budget, seed by seed."""
+    rows = long_comparison()
+    points = {}
+    for row in rows:
+        found = points.setdefault(row["method"], {"trainable": row["trainable"], "exact": {}})
+        seeds = found["exact"].setdefault(str(row["steps"]), {})
+        seeds.setdefault(str(row["seed"]), []).append(row["exact"])
+    for found in points.values():
+        for seeds in found["exact"].values():
+            seeds |= {seed: statistics.fmean(tasks) for seed, tasks in seeds.items()}
+    return {"tasks": list(dict.fromkeys(row["task"] for row in rows)), "methods": points,
+            "minipeft": version("minipeft")}  # fmt: skip
+
+
+def long_comparison():
+    """The rows of the long comparison; ValueError if it has not been made."""
+    if not LONG.is_file():
+        raise ValueError(f"there is no {LONG}; `minipeft compare --full` makes it")
+    return read_json(LONG)["rows"]
+
+
+def draw(numbers):
+    """One point a method and budget, the longer one filled."""
+    figure, (axes,) = canvas(1, 1, 9.5, 5.6)
+    for method, found in numbers["methods"].items():
+        look, x, last = style(method), found["trainable"], None
+        budgets = sorted(found["exact"], key=int)
+        for steps in budgets:
+            seeds = found["exact"][steps].values()
+            y = statistics.fmean(seeds)
+            face = look["color"] if steps == budgets[-1] else "white"
+            whiskers = [[y - min(seeds)], [max(seeds) - y]]
+            axes.errorbar(x, y, whiskers, capsize=2, lw=1, mfc=face, **look)
+            if last is not None:
+                axes.plot([x, x], [last, y], color=look["color"], lw=0.8, zorder=1)
+            last = y
+        axes.annotate(method, (x, last), (0, 0), textcoords="offset points", va="bottom",
+                      fontsize=SMALL, color=tint(method))  # fmt: skip
+    steps = " (hollow) and ".join(sorted(itertools.chain(*[budgets]), key=int))
+    axes.set(xscale="log", ylim=(-0.04, 1.08), xlabel="trained numbers (log scale)",
+             ylabel="exact match on unseen words",
+             title=f"{', '.join(numbers['tasks'])}: {steps} steps (filled)")  # fmt: skip
+    axes.margins(x=0.1)
+    tidy(axes)
+    figure.canvas.draw()
+    place_labels(axes)
+    return figure
