@@ -125,9 +125,9 @@ KEEPING = [
     Bug("full fine-tuning: trains the base itself, not a copy", "peft.attaching",
         "copies = {path: Parameter(p.data) for", "copies = {path: p for", 2, mp.Full()),
     Bug("disable: the copies of full fine-tuning stay", "peft.attaching",
-        "put(sites, adapter.replaced)", "pass", 6, mp.Full()),
+        "put(adapter.places, adapter.replaced)", "pass", 6, mp.Full()),
     Bug("detach: the change stays at its sites", "peft.attaching",
-        "del sites[path].deltas[name]", "pass", 6, LORA),
+        "del adapter.places[path].deltas[name]", "pass", 6, LORA),
     Bug("unmerge: by subtraction in float32", "peft.merging",
         "put(dict(model.named_modules()), receipt.before)",
         "put(dict(model.named_modules()), {path: Parameter(receipt.after[path].data - "

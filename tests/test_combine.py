@@ -1,6 +1,7 @@
 """Many adapters on one model: choosing, combining, merging one below another."""
 
 import itertools
+import sys
 import tracemalloc
 
 import pytest
@@ -248,6 +249,29 @@ def test_use_copies_no_array():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000  # one 512 × 512 weight alone is a million bytes
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix", "bitfit"])
+def test_use_does_not_ask_how_many_others_there_are(method):
+    """Switching takes the same calls among many adapters as among two."""
+    base, counts = model(CONFIG), []
+    for i in range(9):
+        mp.attach(base, mp.METHODS[method](), str(i))
+        mp.use(base, "0")
+        if i in (1, 8):
+            counts.append(calls(lambda: mp.use(base, "1")))
+    assert counts[0] == counts[1] > 10
+
+
+def calls(work):
+    """How many functions, of Python and of C, are entered while it works."""
+    entered = []
+    sys.setprofile(lambda frame, event, _: entered.append(event) if "call" in event else None)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return len(entered)
 
 
 @pytest.mark.parametrize(

@@ -312,13 +312,13 @@ def test_unmerging_what_cannot_be_used_now_changes_nothing():
 
 
 PLANTED = [
-    ("peft.attaching", "del sites[path].deltas[name]", "pass"),
+    ("peft.attaching", "del adapter.places[path].deltas[name]", "pass"),
     ("checkpoint", "    use(model, adapter.name)", "    pass"),
     # found after more steps, so looked for by --profile thorough only
     ("peft.attaching", "use(model, others(model, name))", "use(model, in_use(model))"),
     ("peft.merging", "put(dict(model.named_modules()), receipt.before)", "pass"),
     ("peft.merging", "    use(model, used)", "    use(model, adapter.name)"),
-    ("peft.attaching", "put(sites, adapter.replaced)", "pass"),
+    ("peft.attaching", "put(adapter.places, adapter.replaced)", "pass"),
 ]
 
 

@@ -51,9 +51,13 @@ def install(model, adapter):
         model.trained_before = [p for _, p in base_parameters(model) if p.requires_grad]
     for _, p in base_parameters(model):
         p.requires_grad = False
-    sites = dict(model.named_modules())
+    for p in adapter.parameters():
+        p.requires_grad = False
+    modules = dict(model.named_modules())
+    owners = [path.rpartition(".")[0] for path in adapter.copies]
+    adapter.places = {path: modules[path] for path in (*adapter.deltas, *owners)}
     for path, delta in adapter.deltas.items():
-        sites[path].deltas[adapter.name] = delta
+        adapter.places[path].deltas[adapter.name] = delta
     adapters(model)[adapter.name] = adapter
 
 
@@ -64,9 +68,8 @@ def detach(model, name="default"):
     """
     adapter = find(model, name)
     use(model, others(model, name))
-    sites = dict(model.named_modules())
     for path in adapter.deltas:
-        del sites[path].deltas[name]
+        del adapter.places[path].deltas[name]
     del adapters(model)[name]
     if not adapters(model):
         for p in model.trained_before:
@@ -88,25 +91,23 @@ def use(model, names=None, *, rows=None):
         use(model, None)                                the base
 
     What is in use trains, all else is frozen. No array is copied: the time it takes grows with
-    the number of sites, not with their size.
+    the number of sites, not with their size, nor with how many other adapters there are.
     """
     wanted = asked_for(names, rows)
     chosen = [(find(model, name), only) for name, only in wanted.items()]
     check_compatible(chosen)
-    sites = dict(model.named_modules())
     for name in in_use(model):
         adapter = adapters(model)[name]
-        put(sites, adapter.replaced)
+        put(adapter.places, adapter.replaced)
         adapter.replaced = {}
         for path in adapter.deltas:
-            sites[path].active = []
-    for adapter in adapters(model).values():
+            adapter.places[path].active = []
         for p in adapter.parameters():
             p.requires_grad = False
     for adapter, only in chosen:
-        adapter.replaced = put(sites, adapter.copies)
+        adapter.replaced = put(adapter.places, adapter.copies)
         for path, delta in adapter.deltas.items():
-            sites[path].active.append((delta, only))
+            adapter.places[path].active.append((delta, only))
         for p in adapter.parameters():
             p.requires_grad = True
     model.adapters_in_use = wanted

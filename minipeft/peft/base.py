@@ -117,6 +117,7 @@ class Adapter:
         self.name, self.method = name, method
         self.deltas = deltas  # {path: Delta}
         self.copies = copies  # {path: Parameter}
+        self.places = {}  # {path: Module} that has the deltas and copies, once attached
         self.replaced = {}  # {path: the base's Parameter}, while the copies are in use
 
     def named_parameters(self):
