@@ -14,6 +14,7 @@ COMMANDS = {
     "count": "how many numbers a method trains, on a model of any size",
     "compare": "fine-tune the backbone by every method and show them side by side",
     "explain": "what a method would change in a model, and at what cost",
+    "figures": "the project's pictures, each with its numbers beside it",
     "ledger": "where the bytes and FLOPs of fine-tuning go, for a model that is not built",
     "pretrain": "make the backbone from scratch",
 }

@@ -47,7 +47,7 @@ def draw(numbers):
             seeds = found["exact"][steps].values()
             y = statistics.fmean(seeds)
             face = look["color"] if steps == budgets[-1] else "white"
-            whiskers = [[y - min(seeds)], [max(seeds) - y]]
+            whiskers = [[max(0.0, y - min(seeds))], [max(0.0, max(seeds) - y)]]
             axes.errorbar(x, y, whiskers, capsize=2, lw=1, mfc=face, **look)
             if last is not None:
                 axes.plot([x, x], [last, y], color=look["color"], lw=0.8, zorder=1)
