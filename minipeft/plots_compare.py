@@ -95,7 +95,7 @@ def by_family(rows):
         axes.tick_params(axis="y", length=0, labelsize=LARGE)
         axes.title.set_fontsize(LARGE)
         axes.xaxis.label.set_fontsize(SMALL)
-    figure.suptitle(after(rows), fontsize=SMALL)
+    figure.suptitle(f"{after(rows)}; dotted: before", fontsize=SMALL)
     return figure
 
 

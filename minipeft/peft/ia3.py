@@ -4,9 +4,9 @@
     f(l ∘ x)        on down_proj               l: (in,) ones
 
 l = 1, so attaching changes nothing. Trains out numbers a target, in numbers for a feed-forward
-one: L (2 kv + ffn) by default, the fewest of all that act in every layer. The change is that of
-a diagonal matrix: it merges exactly, W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make
-what is there stronger, weaker or opposite, and nothing new.
+one: L (2 kv + ffn) by default. The change is that of a diagonal matrix: it merges exactly,
+W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make what is there stronger, weaker or
+opposite, and nothing new.
 
 Liu et al. 2022, section 3.3, arXiv:2205.05638
 """
