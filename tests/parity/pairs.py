@@ -12,20 +12,35 @@ from minipeft.functional import IGNORE
 from minipeft.optim import learning_rate
 from minipeft.peft.base import base_parameters
 
-SIZES = dict(vocab=23, context=32, width=24, layers=2, heads=4, ffn=20, init_std=0.1)
-CONFIGS = {
-    "llama": mp.Config.llama(**SIZES, kv_heads=2),
-    "gpt2": mp.Config.gpt2(**SIZES, tied=False),
-}
 WRAPPING = r"^base_model\.model\.", r"\.default", r"\.ln_tuning_layers", r"\.adapter"
 STEPS, LR, WARMUP, DECAY = 20, 0.02, 5, 0.1
+
+
+def drawn(shape, seed):
+    """A small random Config of a shape, well conditioned; two layers, as some rows name them."""
+    rng = np.random.default_rng(seed)
+    heads = int(rng.choice([2, 4, 6]))
+    sizes = dict(
+        vocab=int(rng.integers(13, 40)),
+        context=32,
+        width=int(rng.choice([24, 36, 48])),
+        layers=2,
+        heads=heads,
+        ffn=int(rng.integers(12, 50)),
+        init_std=0.1,
+    )
+    if shape == "gpt2":
+        return mp.Config.gpt2(**sizes)
+    kv_heads = int(rng.choice([n for n in (1, 2, 3, 6) if heads % n == 0]))
+    return mp.Config.llama(**sizes, kv_heads=kv_heads, rope_theta=float(rng.choice([1e4, 5e5])))
 
 
 class Pair:
     """A row's method on a model of ours and on HF's; all that trains is carried from HF's."""
 
-    def __init__(self, row, precision, seed=0):
-        self.row, self.config = row, CONFIGS[row.shape].with_(tied=row.tied)
+    def __init__(self, row, precision, seed=0, config=None):
+        self.row = row
+        self.config = config or drawn(row.shape, seed).with_(tied=row.tied)
         self.ours = model(self.config, seed, precision)
         torch.manual_seed(seed)
         self.theirs = row.theirs(hf_model(self.ours))
@@ -50,14 +65,19 @@ class Pair:
         added = {name: a.reshape(self.hf[name].shape) for name, a in added.items()}
         return to_hf(copies, self.config) | added
 
+    def as_ours(self, tensors):
+        """{HF's name: tensor} in our names, layout and shapes."""
+        arrays = from_hf(tensors, self.config, self.adapter.copies)
+        for path, p in self.adapter.named_parameters():
+            if path not in arrays:
+                arrays[path] = tensors[self.name(path)].detach().numpy().reshape(p.shape)
+        return arrays
+
     def carry(self):
         """Copy the numbers that train from HF's to ours."""
-        copies = from_hf(self.hf, self.config, self.adapter.copies)
+        arrays = self.as_ours(self.hf)
         for path, p in self.adapter.named_parameters():
-            theirs = copies.get(path)
-            if theirs is None:
-                theirs = self.hf[self.name(path)].detach().numpy().reshape(p.shape)
-            p.data[...] = theirs
+            p.data[...] = arrays[path]
 
     def shake(self, size=0.2, seed=1):
         """Add noise to all that trains, the same to both."""

@@ -14,6 +14,7 @@ from minipeft.backend import np
 PRECISIONS = {"float32": (1e-6, 1e-5, 1e-5), "float64": (1e-13, 1e-12, 1e-12)}
 
 rows = pytest.mark.parametrize("row", ROWS)
+seeds = pytest.mark.parametrize("seed", range(3))  # each another model, weights and batch
 precisions = pytest.mark.parametrize("precision", PRECISIONS)
 
 
@@ -25,9 +26,10 @@ def logits(pair, ids, real=None):
 
 @rows
 @precisions
-def test_logits_and_gradients(row, precision):
+@seeds
+def test_logits_and_gradients(row, precision, seed):
     off, steep, _ = PRECISIONS[precision]
-    pair = Pair(ROWS[row], precision).shake()
+    pair = Pair(ROWS[row], precision, seed).shake()
     assert pair.adapter.count == sum(p.numel() for p in pair.hf.values())
     ids, labels = batch(pair.config, B=3, T=6)
     ours, theirs = pair.ours(ids), hf_logits(pair.theirs, ids)
@@ -52,9 +54,10 @@ def test_padding(row):
 
 @rows
 @precisions
-def test_twenty_steps(row, precision):
+@seeds
+def test_twenty_steps(row, precision, seed):
     off, _, far = PRECISIONS[precision]
-    pair = Pair(ROWS[row], precision)
+    pair = Pair(ROWS[row], precision, seed)
     ours, theirs = pair.train()
     assert difference(ours, theirs) <= far
     assert_close(*pair.trained(), far)
@@ -62,6 +65,7 @@ def test_twenty_steps(row, precision):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row].ours.folds])
 @precisions
-def test_merged_weights(row, precision):
+@seeds
+def test_merged_weights(row, precision, seed):
     off, _, _ = PRECISIONS[precision]
-    assert_close(*Pair(ROWS[row], precision).shake().merged(), off)
+    assert_close(*Pair(ROWS[row], precision, seed).shake().merged(), off)
