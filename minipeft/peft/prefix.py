@@ -7,9 +7,9 @@ keys are used as stored, not rotated, both as in HF PEFT. Trains 2 n layers G K 
 heads of width K). Attaching changes the output, as there is no neutral prefix. No weight
 computes the same, so it cannot be merged, and every sequence is n slots longer.
 
-With `prefix_projection` a network of h hidden units makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂,
-E: (n, G K), which trains more evenly. It trains n G K + (G K + 1) h + (h + 1) 2 layers G K
-numbers; only P is saved, so the network is gone after loading.
+With `prefix_projection` a network makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂, E: (n, G K),
+which trains more evenly: n G K + (G K + 1) h + (h + 1) 2 layers G K numbers for h hidden units.
+Only P is saved, so the network is gone after loading.
 
 Li & Liang 2021, section 4, arXiv:2101.00190
 Without the network it is P-tuning v2: Liu et al. 2021, arXiv:2110.07602
