@@ -1,0 +1,36 @@
+"""Solutions of lesson 7: BitFit, LayerNorm, (IA)³."""
+
+from minipeft.checks import selective
+
+
+def stretch_output(W, b, stretch):
+    """Rows are outputs, and the bias belongs to them."""
+    return stretch[:, None] * W, stretch * b
+
+
+def stretch_input(W, b, stretch):
+    """Columns are inputs; the bias is added later."""
+    return W * stretch, b
+
+
+def biases(layers, width, ffn):
+    """q, k, v, o and down have width biases, up has ffn; then two norms, and the last one."""
+    return layers * (5 * width + ffn + 2 * width) + width
+
+
+def fold_norm(W, b, gain, beta):
+    """W (gain ∘ n + beta) + b = (W ∘ gain) n + (W beta + b)."""
+    return W * gain, W @ beta + b
+
+
+def nearest(W, T):
+    """Least squares with one unknown a row."""
+    return (W * T).sum(axis=1) / (W * W).sum(axis=1)
+
+
+if __name__ == "__main__":
+    selective.stretch_output(stretch_output)
+    selective.stretch_input(stretch_input)
+    selective.biases(biases)
+    selective.fold_norm(fold_norm)
+    selective.nearest(nearest)
