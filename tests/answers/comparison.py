@@ -1,0 +1,104 @@
+"""Answers to the checks of lesson 8."""
+
+import statistics
+
+from lessons.solutions import lesson_08 as right
+
+
+def grouped(rows):
+    scores = {}
+    for row in rows:
+        scores.setdefault(row["method"], []).append(row["exact"])
+    return scores
+
+
+def only(split, rows):
+    return [row for row in rows if row["split"] == split]
+
+
+def by_test_words(rows):
+    return max(only("test", rows), key=lambda row: (row["exact"], -row["loss"]))["lr"]
+
+
+def by_all_words(rows):
+    return max(rows, key=lambda row: (row["exact"], -row["loss"]))["lr"]
+
+
+def by_highest_loss(rows):
+    return max(only("valid", rows), key=lambda row: (row["exact"], row["loss"]))["lr"]
+
+
+def by_loss_alone(rows):
+    return min(only("valid", rows), key=lambda row: row["loss"])["lr"]
+
+
+def best_seed(rows):
+    return {name: (max(own), min(own), max(own)) for name, own in grouped(rows).items()}
+
+
+def of_three(rows):
+    return {name: (sum(own) / 3, min(own), max(own)) for name, own in grouped(rows).items()}
+
+
+def with_deviation(rows):
+    means = {
+        name: (statistics.fmean(own), statistics.pstdev(own))
+        for name, own in grouped(rows).items()
+    }
+    return {name: (mean, mean - off, mean + off) for name, (mean, off) in means.items()}
+
+
+def of_means(a, b):
+    difference = statistics.fmean(a.values()) - statistics.fmean(b.values())
+    return difference, difference
+
+
+def of_ranges(a, b):
+    return min(a.values()) - max(b.values()), max(a.values()) - min(b.values())
+
+
+def turned(a, b):
+    low, high = right.paired(a, b)
+    return -high, -low
+
+
+def every_seed(a, b):
+    differences = [a[seed] - b[seed] for seed in b]
+    return min(differences), max(differences)
+
+
+def by_exact_alone(points):
+    most = max(exact for _, exact in points.values())
+    return {name for name, (_, exact) in points.items() if exact == most}
+
+
+def strictly(points):
+    return {
+        name
+        for name, (n, exact) in points.items()
+        if not any(m < n and e > exact for m, e in points.values())
+    }
+
+
+def itself_included(points):
+    return {
+        name
+        for name, (n, exact) in points.items()
+        if not any(m <= n and e >= exact for m, e in points.values())
+    }
+
+
+def twins_out(points):
+    return {
+        name
+        for name, (n, exact) in points.items()
+        if not any(m <= n and e >= exact for other, (m, e) in points.items() if other != name)
+    }
+
+
+ANSWERS = {
+    "choose": (right.choose, by_test_words, by_all_words, by_highest_loss, by_loss_alone),
+    "summary": (right.summary, best_seed, of_three, with_deviation),
+    "paired": (right.paired, of_means, of_ranges, turned, every_seed),
+    "front": (right.front, by_exact_alone, strictly, itself_included, twins_out),
+}
