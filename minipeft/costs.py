@@ -12,6 +12,7 @@ lines are true of the ops is tested op by op, over drawn shapes.
 
 import contextlib
 import inspect
+import operator
 import sys
 
 from .autograd import needs_gradient, once, priced, record, value
@@ -38,18 +39,18 @@ def costed(op, y, *edges, flops=0):
 class Derivative:
     """One in outline: it keeps what it is said to, and notes its FLOPs when called.
 
-    shared: called too, for what the derivatives of one op compute once for all of them.
+    more: called too. It may note what the derivatives of one op compute once for all of them,
+    or give an operand's gradient, where that is no new array.
     """
 
-    def __init__(self, op, a, kept=(), flops=0, shared=None):
+    def __init__(self, op, a, kept=(), flops=0, more=None):
         self.op, self.shape, self.dtype = op, a.shape, a.dtype
-        self.kept, self.flops, self.shared = kept, flops, shared
+        self.kept, self.flops, self.more = kept, flops, more
 
     def __call__(self, g):
         note(self.flops, "backward")
-        if self.shared is not None:
-            self.shared(g)
-        return Outline(self.shape, self.dtype)
+        given = None if self.more is None else self.more(g)
+        return Outline(self.shape, self.dtype) if given is None else given
 
 
 def linear(x, w, b=None):
@@ -224,9 +225,14 @@ def broadcast(x, shape):
 
 
 def concat(tensors, axis=0):
-    """Nothing is kept."""
-    made = joined([value(x) for x in tensors], axis)
-    return costed("concat", made, *((x,) for x in tensors))
+    """Nothing is kept; each gradient is a part of that of the result, in the same memory."""
+    arrays, edges, end = [value(x) for x in tensors], [], 0
+    before = (slice(None),) * (axis % arrays[0].ndim)
+    for x, a in zip(tensors, arrays, strict=True):
+        part = (*before, slice(end, end + a.shape[axis]))
+        edges.append((x, (), 0, operator.itemgetter(part)))
+        end += a.shape[axis]
+    return costed("concat", joined(arrays, axis), *edges)
 
 
 def getitem(x, index):

@@ -23,6 +23,9 @@ object, in bytes if not told otherwise:
 
 import json
 from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
 
 from . import presets
 from .account import Ledger, by_layer
@@ -31,8 +34,10 @@ from .config import Config
 from .costs import in_outline
 from .count import chosen_model, model_arguments
 from .errors import unknown
+from .files import write_json
 from .formulas import brief
 from .options import chosen_method, method_arguments
+from .peft import METHODS
 from .peft.attaching import attach, use
 from .peft.base import Method, adapters, in_use, precision
 from .sketch import Draws, outlines, sketch
@@ -63,11 +68,11 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     if seq is None:
         seq = max(1, min(512, drawn.config.context - virtual_tokens(drawn)))
     whole_numbers(batch=batch, seq=seq, accumulate=accumulate)
-    step, rebuilt = whole_batch(drawn, batch, seq, accumulate, recompute), {}
-    each = POLICIES.get(policy, OWN)
-    if recompute:  # backward makes the tape of one block at a time anew
-        rows = -(-batch // min(accumulate, batch))
-        rebuilt = by_layer(tape_bytes(tally(drawn, rows, seq), each))
+    step, each = (
+        whole_batch(drawn, batch, seq, accumulate, recompute),
+        POLICIES.get(policy, OWN),
+    )
+    rows = -(-batch // min(accumulate, batch))  # of the largest part
     return Ledger(
         method=label(drawn, method),
         batch=batch,
@@ -77,7 +82,7 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
         recompute=recompute,
         accumulate=accumulate,
         kept=tape_bytes(step, each),
-        rebuilt=max((n for layer, n in rebuilt.items() if layer.isdigit()), default=0),
+        rebuilt=largest_block(drawn, rows, seq, each) if recompute else 0,
         flops={"forward": step.forward, "backward": step.backward},
         **standing(drawn, step.gradients, each),
     )
@@ -121,6 +126,12 @@ def label(drawn, method):
     return " and ".join(map(brief, methods(drawn))) or bare
 
 
+def largest_block(drawn, rows, seq, each):
+    """Bytes of the tape of one block, which backward makes anew if blocks are recomputed."""
+    layers = by_layer(tape_bytes(tally(drawn, rows, seq), each))
+    return max((n for layer, n in layers.items() if layer.isdigit()), default=0)
+
+
 def tape_bytes(step, each):
     """{(layer, op): bytes} of what a step keeps."""
     kept = Counter()
@@ -157,5 +168,41 @@ def main(options):
     names = ("batch", "seq", "policy", "base_bits", "recompute", "accumulate")
     how = {name: getattr(options, name) for name in names}
     method = FROZEN if options.method == FROZEN else chosen_method(options)
+    if options.plot:
+        draw(model, options.plot, **how)
+        return
     found = ledger(model, method, **how)
     print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else found)
+
+
+COMPARED = {  # what the picture shows: {label: (method, bits of the base)}
+    "full": (METHODS["full"](), None),
+    "head only": (METHODS["head"](), None),
+    "(IA)³": (METHODS["ia3"](), None),
+    "LoRA r=16": (METHODS["lora"](r=16), None),
+    "adapters": (METHODS["adapter"](), None),
+    "prefix": (METHODS["prefix"](num_virtual_tokens=32), None),
+    "prompt": (METHODS["prompt"](num_virtual_tokens=32), None),
+    "QLoRA r=16": (METHODS["lora"](r=16), 4),
+    "frozen": (FROZEN, None),
+}
+
+
+def compared(model, **how):
+    """{label: Ledger as a JSON object} of the methods in COMPARED on a model or Config."""
+    rows = tqdm(COMPARED.items(), desc="ledger", disable=None, leave=False)
+    return {
+        name: ledger(model, method, **how | ({"base_bits": bits} if bits else {})).as_dict()
+        for name, (method, bits) in rows
+    }
+
+
+def draw(model, path, **how):
+    """Write the picture of `compared` as PNG, and its numbers as JSON beside it."""
+    from .plots import save
+    from .plots_ledger import bars
+
+    rows = compared(model, **how)
+    write_json(Path(path).with_suffix(".json"), rows)
+    save(bars(rows), path)
+    print(f"wrote {path} and {Path(path).with_suffix('.json')}")
