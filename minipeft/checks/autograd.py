@@ -47,10 +47,10 @@ def softmax_backward(draw, answer):
     n, k = draw.size("n", 1, 4), draw.size("k", 1, 5)
     x, g = Tensor(draw.array("x", n, k), requires_grad=True), draw.array("g", n, k)
     p = softmax(x)
-    before = g.copy(), p.data.copy()
-    found = answer(g, p.data)
-    same = (g == before[0]).all() and (p.data == before[1]).all()
-    require(same, "your function wrote into g or p; others still need them")
+    given = g.copy(), p.data.copy()
+    found = answer(*given)
+    same = (given[0] == g).all() and (given[1] == p.data).all()
+    require(same, "your function wrote into g or p, which others still need")
     expect(found, gradients(p, g)[x.node])
 
 

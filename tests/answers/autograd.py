@@ -1,8 +1,8 @@
 """Answers to the checks of lesson 1."""
 
 import numpy as np
-from lesson_01 import backward, kept_by_linear, my_linear, softmax_backward
 
+from lessons.solutions.lesson_01 import backward, kept_by_linear, my_linear, softmax_backward
 from minipeft.autograd import record, value
 from minipeft.tape import recorded
 

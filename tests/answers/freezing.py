@@ -1,6 +1,6 @@
 """Answers to the checks of lesson 3."""
 
-from lesson_03 import blocks_reached, freeze, last_k, thawed
+from lessons.solutions.lesson_03 import blocks_reached, freeze, last_k, thawed
 
 
 def never_thawed(model, chooses):

@@ -1,7 +1,8 @@
 """Answers to the checks of lesson 4."""
 
 import numpy as np
-from lesson_04 import compress, gradients, lora_forward, merged
+
+from lessons.solutions.lesson_04 import compress, gradients, lora_forward, merged
 
 
 def merged_in_place(W, A, B, alpha):

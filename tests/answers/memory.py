@@ -1,6 +1,6 @@
 """Answers to the checks of lesson 2."""
 
-from lesson_02 import largest_base, lora_flops, parts_needed, training_bytes
+from lessons.solutions.lesson_02 import largest_base, lora_flops, parts_needed, training_bytes
 
 ANSWERS = {
     "training_bytes": (

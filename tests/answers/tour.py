@@ -1,7 +1,8 @@
 """Answers to the checks of lesson 0."""
 
 import numpy as np
-from lesson_00 import exact_match, largest_rank, lora_count, times_smaller
+
+from lessons.solutions.lesson_00 import exact_match, largest_rank, lora_count, times_smaller
 
 ANSWERS = {
     "lora_count": (
