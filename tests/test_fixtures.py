@@ -16,7 +16,7 @@ from strategies import batch
 
 FIXTURES = Path(__file__).parent / "fixtures" / "parity.safetensors"
 with safe_open(FIXTURES, "numpy") as file:
-    ARRAYS = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    ARRAYS = {name: file.get_tensor(name) for name in file.keys()}
     ROWS = json.loads(file.metadata()["rows"])
 every_row = pytest.mark.parametrize("row", ROWS)
 

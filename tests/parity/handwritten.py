@@ -1,4 +1,4 @@
-"""Methods that HF PEFT lacks, written by hand as PyTorch modules and hooked into HF's models."""
+"""Methods that HF PEFT lacks, written by hand in PyTorch and hooked into HF's models."""
 
 from hf import torch
 from torch import nn
@@ -22,7 +22,8 @@ class Bottleneck(nn.Module):
         self.nonlinear = NONLINEAR[nonlinearity]
 
     def forward(self, h):
-        return F.linear(self.nonlinear(F.linear(h, self.down, self.down_bias)), self.up, self.up_bias)
+        narrow = self.nonlinear(F.linear(h, self.down, self.down_bias))
+        return F.linear(narrow, self.up, self.up_bias)
 
 
 class Hypercomplex(nn.Module):
@@ -39,8 +40,8 @@ class Hypercomplex(nn.Module):
 
     def forward(self, h):
         down, up = (
-            sum(torch.kron(a, s @ t) for a, s, t in zip(self.phm_rule, left, right, strict=True))
-            for left, right in (
+            sum(torch.kron(a, s @ t) for a, s, t in zip(self.phm_rule, *both, strict=True))
+            for both in (
                 (self.down_left, self.down_right),
                 (self.up_left, self.up_right),
             )

@@ -123,7 +123,8 @@ class ExactRMSNorm(LlamaRMSNorm):
     """RMSNorm in the precision of its input; HF's own computes in float32 always."""
 
     def forward(self, x):
-        return self.weight * (x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt())
+        square = x.square().mean(-1, keepdim=True)
+        return self.weight * (x / (square + self.variance_epsilon).sqrt())
 
 
 class ExactRotary(LlamaRotaryEmbedding):

@@ -3,7 +3,6 @@
 import re
 
 from hf import from_hf, hf_logits, hf_loss, hf_model, hf_module, to_hf, torch
-from strategies import batch, model
 
 import minipeft as mp
 from minipeft.backend import np, to_numpy
@@ -11,15 +10,29 @@ from minipeft.data import Examples
 from minipeft.functional import IGNORE
 from minipeft.optim import learning_rate
 from minipeft.peft.base import base_parameters
+from strategies import batch, model
 
 WRAPPING = r"^base_model\.model\.", r"\.default", r"\.ln_tuning_layers", r"\.adapter"
 STEPS, LR, WARMUP, DECAY = 20, 0.02, 5, 0.1
 
 
+SIZES = dict(vocab=23, context=32, width=24, layers=2, heads=4, ffn=20, init_std=0.1)
+CONFIGS = {
+    "llama": mp.Config.llama(**SIZES, kv_heads=2),
+    "gpt2": mp.Config.gpt2(**SIZES, tied=False),
+}
+
+
 def drawn(shape, seed):
-    """A small random Config of a shape, well conditioned; two layers, as some rows name them."""
+    """A small random Config of a shape; of two layers, as some rows name the second.
+
+    Without a seed one that is known to be well conditioned: float32, here and there, is nearer
+    to the truth than 1e-6, which it is not for all.
+    """
+    if seed is None:
+        return CONFIGS[shape]
     rng = np.random.default_rng(seed)
-    heads = int(rng.choice([2, 4, 6]))
+    heads = int(rng.choice([2, 3, 6] if shape == "gpt2" else [2, 6]))
     sizes = dict(
         vocab=int(rng.integers(13, 40)),
         context=32,
@@ -41,6 +54,7 @@ class Pair:
     def __init__(self, row, precision, seed=0, config=None):
         self.row = row
         self.config = config or drawn(row.shape, seed).with_(tied=row.tied)
+        seed = seed or 0
         self.ours = model(self.config, seed, precision)
         torch.manual_seed(seed)
         self.theirs = row.theirs(hf_model(self.ours))

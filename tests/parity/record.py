@@ -30,8 +30,8 @@ CONFIGS = {"llama": mp.Config.llama(**SIZES, kv_heads=1), "gpt2": mp.Config.gpt2
 RECORDED = [
     "full, GPT-2", "bitfit", "norms", "lora", "lora, GPT-2", "rslora", "lora+", "dora",
     "dora, GPT-2", "adalora", "loha", "lokr", "ia3", "ia3, GPT-2", "prefix", "prefix, GPT-2",
-    "prefix, projection", "prompt", "prompt, GPT-2", "p-tuning", "llama-adapter, last layer, per head",
-    "adapter", "pfeiffer", "parallel", "compacter",
+    "prefix, projection", "prompt", "prompt, GPT-2", "p-tuning",
+    "llama-adapter, last layer, per head", "adapter", "pfeiffer", "parallel", "compacter",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""The methods that minipeft shares with HF PEFT: one row each says what ours and theirs are.
+"""The methods that minipeft shares with HF PEFT: one row each says what both are.
 
-A new method is one more row. `theirs` puts the method on HF's model, where the names and layouts
-of what trains are HF's own; only names that do not follow from the paths are listed.
+A new method is one more row. `theirs` puts the method on HF's model, where the names and
+layouts of what trains are HF's own; only names that do not follow from the paths are listed.
 """
 
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def adalora(**options):
 
 
 def exact_softmax(theirs):
-    """HF's LLaMA-Adapter takes its softmax in float32 whatever the type; here in the input's."""
+    """HF's LLaMA-Adapter takes its softmax in float32 always; here in the input's type."""
 
     class Functions:
         softmax = staticmethod(lambda x, dim, dtype: torch.softmax(x, dim))
@@ -140,7 +140,7 @@ def loraplus(pair, lr, weight_decay):
 
 
 def network(kind, places):
-    """HF's names of the network that makes virtual tokens: its layers' places in a Sequential."""
+    """HF's names of the network that makes virtual tokens: places in a Sequential."""
     names = {"start.embedding": "prompt_encoder.embedding.weight"}
     for i, place in enumerate(places, 1):
         names[f"start.w_{i}"] = f"prompt_encoder.{kind}.{place}.weight"
@@ -156,9 +156,7 @@ ADALORA = dict(init_r=4, target_r=2, tinit=3, tfinal=5, deltaT=2, orth_reg_weigh
 ROWS = {
     "full": Row(mp.Full(), chosen(lambda name: True), saved=False),
     "full, GPT-2": Row(mp.Full(), chosen(lambda name: True), "gpt2", tied=True, saved=False),
-    "bitfit": Row(
-        mp.BitFit(), chosen(lambda name: name.endswith("bias")), "gpt2", saved=False
-    ),
+    "bitfit": Row(mp.BitFit(), chosen(lambda name: name.endswith("bias")), "gpt2", saved=False),
     "norms": Row(
         mp.NormTuning(),
         with_peft(

@@ -14,13 +14,13 @@ from hf import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import batch, configs, model
 
 import minipeft as mp
 from minipeft import functional as F
 from minipeft.backend import np
 from minipeft.functional import IGNORE
 from minipeft.optim import AdamW, clip_scale, grad_norm, learning_rate
+from strategies import batch, configs, model
 
 PRECISIONS = {"float32": (1e-6, 1e-5), "float64": (1e-13, 1e-12)}  # of logits, of gradients
 
@@ -105,14 +105,18 @@ def test_greedy_writing(config, lengths, data):
     T = max(lengths)
     mask = torch.tensor([[int(i >= T - n) for i in range(T)] for n in lengths])
     padded = torch.tensor([[0] * (T - len(prompt)) + prompt for prompt in prompts])
-    theirs = hf_model(ours).generate(
-        padded,
-        attention_mask=mask,
-        max_new_tokens=10,
-        do_sample=False,
-        eos_token_id=stop,
-        pad_token_id=0,
-    )[:, T:].tolist()
+    theirs = (
+        hf_model(ours)
+        .generate(
+            padded,
+            attention_mask=mask,
+            max_new_tokens=10,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=0,
+        )[:, T:]
+        .tolist()
+    )
     if stop is not None:
         theirs = [row[: row.index(stop) + 1 if stop in row else None] for row in theirs]
     assert written == theirs
@@ -125,7 +129,8 @@ def test_cross_entropy_and_its_gradient(data):
     logits, labels = rng.normal(0, 5, (B, T, V)), rng.integers(0, V, (B, T))
     labels[rng.random((B, T)) < 0.3] = IGNORE
     labels[0, 0] = 0
-    ours, theirs = mp.Tensor(logits, requires_grad=True), torch.tensor(logits, requires_grad=True)
+    ours = mp.Tensor(logits, requires_grad=True)
+    theirs = torch.tensor(logits, requires_grad=True)
     loss, truth = F.cross_entropy(ours, labels), hf_loss(theirs, labels)
     loss.backward()
     truth.backward()
@@ -133,7 +138,8 @@ def test_cross_entropy_and_its_gradient(data):
     assert difference(ours.grad, theirs.grad, 1e-3) <= 1e-13
 
 
-SHAPES = {"matrix": (3, 4), "bias": (4,), "three axes": (2, 3, 2), "number": (), "unused": (2, 2)}
+SHAPES = {"matrix": (3, 4), "bias": (4,), "three axes": (2, 3, 2), "number": ()}
+SHAPES["unused"] = (2, 2)
 
 
 @given(
@@ -158,8 +164,9 @@ def test_adamw_in_its_groups_with_clipping_and_schedule(decay, betas, clip, rate
         }
         for name, p in ours.items()
     ]
-    optimizer, reference = AdamW(ours.values(), betas, weight_decay=decay), torch.optim.AdamW(
-        groups, betas=betas
+    optimizer, reference = (
+        AdamW(ours.values(), betas, weight_decay=decay),
+        torch.optim.AdamW(groups, betas=betas),
     )
     rising = torch.optim.lr_scheduler.LinearLR(reference, 1 / warmup, total_iters=warmup - 1)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(reference, steps - warmup)
