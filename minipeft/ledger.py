@@ -60,18 +60,12 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     The model is left as it is, and nothing of those sizes is computed or held: the model's own
     code is read in outline. ValueError for what the model or the method would refuse.
     """
-    if policy not in (None, *POLICIES):
-        raise ValueError(unknown("policy", policy, POLICIES))
-    if base_bits not in (None, *PACKED):
-        raise ValueError(f"base_bits is 8 or 4, or None for the policy's, got {base_bits!r}")
+    check(policy, base_bits, batch=batch, seq=1 if seq is None else seq, accumulate=accumulate)
     drawn = prepared(model, method, PACKED.get(base_bits))
     if seq is None:
         seq = max(1, min(512, drawn.config.context - virtual_tokens(drawn)))
-    whole_numbers(batch=batch, seq=seq, accumulate=accumulate)
-    step, each = (
-        whole_batch(drawn, batch, seq, accumulate, recompute),
-        POLICIES.get(policy, OWN),
-    )
+    each = POLICIES.get(policy, OWN)
+    step = whole_batch(drawn, batch, seq, accumulate, recompute)
     rows = -(-batch // min(accumulate, batch))  # of the largest part
     return Ledger(
         method=label(drawn, method),
@@ -88,8 +82,12 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     )
 
 
-def whole_numbers(**numbers):
-    """Raise ValueError unless every one is a whole number ≥ 1."""
+def check(policy, base_bits, **numbers):
+    """Raise ValueError for what is no policy, no number of bits, or no whole number ≥ 1."""
+    if policy not in (None, *POLICIES):
+        raise ValueError(unknown("policy", policy, POLICIES))
+    if base_bits not in (None, *PACKED):
+        raise ValueError(f"base_bits is 8 or 4, or None for the policy's, got {base_bits!r}")
     for name, number in numbers.items():
         if type(number) is not int or number < 1:
             raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")

@@ -16,7 +16,7 @@ from .nn import Parameter
 from .outline import Outline
 from .peft.base import adapters, base_parameters
 from .peft.targets import linears, targeted
-from .quantize import LEVELS, Packed
+from .quantize import LEVELS, Packed, check_bare
 from .tape import owner
 from .transformer import Cache, Transformer
 
@@ -81,14 +81,19 @@ class PackedOutline(Packed):
 def sketch(model, packed=None):
     """The outline of a Config or of a model, which stays as it is.
 
-    packed: "int8", "int4" or "nf4", to hold the weights as `quantize` would.
+    packed: "int8", "int4" or "nf4", to hold the weights as `quantize` would, which refuses to
+    do so under an adapter. TypeError for what is neither.
     """
     if isinstance(model, Config):
         with outlines():
             new = Transformer(model, Draws())
+    elif isinstance(model, Transformer):
+        with outlines():
+            new = copied(model)
     else:
-        new = copied(model)
+        raise TypeError(f"the ledger is of a Config or a Transformer, got {model!r}")
     if packed:
+        check_bare(new)
         for p in new.parameters():
             p.requires_grad = False
         for layer in targeted(linears(new), "all-linear").values():

@@ -153,6 +153,15 @@ def test_a_model_is_told_as_it_stands_and_left_so():
     assert rows.tape == tape_of(net, ids, labels)
     with pytest.raises(ValueError, match="2 rows, the batch has 3"):
         mp.ledger(net, batch=3, seq=7)
+    with pytest.raises(ValueError, match="'vera', 'adalora' would lose the base"):
+        mp.ledger(net, seq=7, base_bits=4)
+
+
+def test_what_is_no_model_or_no_method_is_refused():
+    with pytest.raises(TypeError, match="a Config or a Transformer"):
+        mp.ledger(presets.architecture("bert-base"), mp.LoRA())
+    with pytest.raises(TypeError, match="LoRA"):
+        mp.ledger(SEVEN, "lora")
 
 
 def test_seven_billion_numbers_take_no_memory_and_no_time():
