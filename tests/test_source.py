@@ -60,7 +60,8 @@ LAYERS = """
     figures
     checks.base
     checks.adapters checks.prompts checks.selective checks.comparison
-    checks.tour checks.autograd checks.memory checks.freezing checks.lora checks.swapping checks.data checks.quantization
+    checks.tour checks.autograd checks.memory checks.freezing checks.lora
+    checks.swapping checks.data checks.quantization checks.family
     checks
     minipeft
     __main__
