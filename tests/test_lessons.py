@@ -18,6 +18,7 @@ LESSONS = Path(__file__).parents[1] / "lessons"
 NOTEBOOKS = {
     path.stem: json.loads(path.read_text()) for path in sorted(LESSONS.glob("*.ipynb"))
 }
+MAP = (LESSONS / "README.md").read_text()
 SOLUTIONS = {path.stem[-2:]: path for path in sorted(LESSONS.glob("solutions/lesson_??.py"))}
 HEADINGS = ["Question", "Predict", "Implement", "Check", "Plot", "What surprised you?",
             "Exercises", "References"]  # fmt: skip
@@ -147,11 +148,28 @@ def test_solutions_pass_their_checks(number, capsys):
     assert all(line.startswith("✓ ") for line in lines), lines
 
 
-def test_the_map_names_every_lesson():
-    text = (LESSONS / "README.md").read_text()
-    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
+def told(first):
+    """What the first cell of a lesson says of it, as in the map, links to the package last."""
+    minutes, seconds = (re.search(rf"(\d+) {unit}", first).group(1) for unit in ("min", "s"))
+    before = re.search(r"lessons? (\d[\d, and]*)", first)
+    before = re.findall(r"\d+", before.group(1)) if before else ["–"]
+    links = re.findall(r"\]\((\.\./minipeft/[^)]*)\)", first)
+    return [f"{minutes} min", f"{seconds} s", ", ".join(before), links]
+
+
+def test_the_map_says_what_the_lessons_say():
+    rows = [line[2:-2].split(" | ") for line in MAP.splitlines() if ".ipynb" in line]
+    rows = {row[0].rpartition("(")[2].removesuffix(".ipynb)"): row for row in rows if row[1:]}
+    assert rows.keys() == NOTEBOOKS.keys()
+    for name, (title, question, *rest, links) in rows.items():
+        first = text(NOTEBOOKS[name]["cells"][0])
+        assert first.startswith(f"# {title[1 : title.index(']')]}\n") and question in first
+        assert [*rest, re.findall(r"\]\(([^)]*)\)", links)] == told(first)
+
+
+def test_links_of_the_map_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", MAP) if "://" not in link]
     assert not [link for link in links if not (LESSONS / link).exists()]
-    assert {f"{name}.ipynb" for name in NOTEBOOKS} <= set(links)
 
 
 def without(key):
