@@ -10,7 +10,11 @@ RATES = (0.001, 0.01, 0.1)
 
 def scores(draw, label, n):
     """n numbers from 0 to 1 with one decimal, so that some of them are equal."""
-    return [draw.size(f"{label} {i}", 0, 10) / 10 for i in range(n)]
+    found = [draw.size(f"{label} {i}", 0, 10) / 10 for i in range(n)]
+    for i in range(n):  # shown as one list
+        del draw.drawn[f"{label} {i}"]
+    draw.drawn[label] = found
+    return found
 
 
 @check("a rate is chosen on validation words: the best exact match, then the lowest loss")
@@ -20,13 +24,12 @@ def choose(draw, answer):
     exact, loss = scores(draw, "exact", len(tried)), scores(draw, "loss", len(tried))
     numbers = zip(tried, exact, loss, strict=True)
     rows = [{"lr": lr, "split": s, "exact": e, "loss": x} for (s, lr), e, x in numbers]
-    places = draw.rng().permutation(len(rows))
-    chosen = answer([rows[i] for i in places])
+    draw.drawn = {"rows": "".join(f"\n    {row}" for row in rows)}
+    chosen = answer([rows[i] for i in draw.rng().permutation(len(rows))])
     valid = [row for row in rows if row["split"] == "valid"]
     wanted = max((row["exact"], -row["loss"]) for row in valid)
     best = [row["lr"] for row in valid if (row["exact"], -row["loss"]) == wanted]
-    text = "\n    ".join(map(str, rows))
-    require(chosen in best, f"of these rows\n    {text}\n  expected {best[0]}, got {chosen!r}")
+    require(chosen in best, f"expected {best[0]}, got {chosen!r}")
 
 
 @check("a method's score is its mean over seeds, told with the lowest and the highest")
@@ -50,12 +53,12 @@ def summary(draw, answer):
 @check("the same seed means the same batches: two methods are compared seed by seed")
 def paired(draw, answer):
     """answer(a, b), each {seed: exact} -> (lowest, highest) of a − b over the seeds of both."""
-    n = draw.size("seeds", 1, 3)
-    a, b = (dict(enumerate(scores(draw, name, n))) for name in "ab")
-    alone = draw.size("seeds of b alone", 0, 2)
-    b |= {10 + i: draw.size(f"b {10 + i}", 0, 10) / 10 for i in range(alone)}
+    n, alone = draw.size("seeds", 1, 3), draw.size("seeds of b alone", 0, 2)
+    a, b = scores(draw, "a", n), scores(draw, "b", n + alone)
+    a, b = dict(enumerate(a)), dict(enumerate(b))
+    draw.drawn |= {"a": a, "b": b}
     differences = [a[seed] - b[seed] for seed in a]
-    expect(answer(a, b), (min(differences), max(differences)), f"a = {a}, b = {b}")
+    expect(answer(a, b), (min(differences), max(differences)))
 
 
 @check("on the front stands whom nobody beats with as few numbers")
@@ -70,6 +73,7 @@ def front(draw, answer):
         name: (draw.size(f"numbers of {name}", 1, 4), draw.size(f"exact of {name}", 0, 3) / 10)
         for name in names
     }
+    draw.drawn = {"points": points}
 
     def beaten(name):
         n, exact = points[name]
@@ -78,4 +82,4 @@ def front(draw, answer):
     wanted = {name for name in names if not beaten(name)}
     got = answer(dict(points))
     require(isinstance(got, (set, list, tuple)), f"expected a set of names, got {got!r}")
-    require(set(got) == wanted, f"of {points}: expected {wanted}, got {set(got) or 'nobody'}")
+    require(set(got) == wanted, f"expected {wanted}, got {set(got) or 'nobody'}")
