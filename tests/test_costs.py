@@ -1,7 +1,7 @@
 """What is said of each op in outline is true of it: layout, what is kept, FLOPs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from cases import CASES, cases, public
@@ -25,6 +25,13 @@ def outlined(a):
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_op_in_outline_keeps_and_computes_what_the_op_does(name):
+    hold(name, list(Phase))
+
+
+def hold(name, phases):
+    """Assert it of one op, over drawn operands of which some train."""
+
+    @settings(phases=phases)
     @given(cases(name), st.data())
     def property(case, data):
         f, arrays = case
@@ -47,3 +54,25 @@ def test_an_op_in_outline_keeps_and_computes_what_the_op_does(name):
         assert noted == counts
 
     property()
+
+
+def forgets_the_input(x, w, b=None):
+    """A linear whose dw would keep nothing."""
+    y = Outline((*x.shape[:-1], w.shape[0]), x.dtype)
+    n = 2 * y.size * x.shape[-1]
+    return costs.costed("linear", y, (x, [w], n), (w, [], n), (b,), flops=n)
+
+
+def halves_a_product(x, y):
+    """A product whose FLOPs are counted as its multiplications only."""
+    a, b = x.data, y.data
+    return costs.costed("matmul", a @ b, (x, [b], (a @ b).size), (y, [a], (a @ b).size))
+
+
+@pytest.mark.parametrize(
+    "name, wrong", [("linear", forgets_the_input), ("matmul", halves_a_product)]
+)
+def test_a_wrong_cost_is_caught(name, wrong, monkeypatch):
+    monkeypatch.setattr(costs, name, wrong)
+    with pytest.raises(AssertionError):
+        hold(name, [Phase.generate])

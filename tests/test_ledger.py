@@ -298,3 +298,23 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, complaint, capsys):
     assert main(["ledger", *arguments.split()]) == 2
     error = capsys.readouterr().err
     assert complaint in error and error.count("\n") == 1
+
+
+def test_the_picture_has_a_bar_for_each_method_and_its_numbers_beside_it(tmp_path, capsys):
+    from matplotlib.container import BarContainer
+
+    from minipeft.ledger import COMPARED
+    from minipeft.plots_ledger import bars
+
+    path = tmp_path / "memory.png"
+    sizes = "--layers 2 --width 512 --heads 4 --vocab 999 --seq 8 --base-bits 8".split()
+    assert main(["ledger", *sizes, "--plot", str(path)]) == 0
+    rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert path.read_bytes().startswith(b"\x89PNG") and rows.keys() == COMPARED.keys()
+    assert rows["QLoRA r=16"]["base_bits"] == 4 and rows["full"]["base_bits"] == 8
+    (axes,) = bars(rows).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(rows)
+    drawn = [bar for bar in axes.containers if isinstance(bar, BarContainer)]
+    for i, row in enumerate(rows.values()):
+        lengths = [bar.patches[0].get_width() for bar in drawn[4 * i : 4 * i + 4]]
+        assert sum(lengths) == pytest.approx(row["total"] / 1e9)
