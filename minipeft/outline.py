@@ -191,9 +191,10 @@ def stretched(a, shape):
     return a.view(layout.shape, layout.strides)
 
 
-def like(a, dtype=None):
-    """A new one of the same shape, of the same type or another."""
-    return Outline(a.shape, a.dtype if dtype is None else dtype, largest_first(a))
+def like(a, dtype=None, shape=None):
+    """A new one laid out alike, of the same type and shape or another with as many axes."""
+    new = a.dtype if dtype is None else dtype
+    return Outline(a.shape if shape is None else shape, new, largest_first(a))
 
 
 def joined(arrays, axis=0):
