@@ -5,6 +5,7 @@ B batch, T tokens read now, S slots in all, G key-value heads, K head width.
 
 import functools
 
+from .autograd import Tensor, needs_gradient
 from .backend import np, xp
 from .ops import concat
 
@@ -18,14 +19,33 @@ class Cache:
         self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
         self.length = 0  # slots filled
         self.real = None  # (B, S) booleans; None: all are real
+        self.room = {}  # (memory with room for more slots, how many are filled)
 
     def append(self, layer, k, v):
         """Add a layer's new keys and values (B, G, T, K) behind the old; return all of them."""
         if self.keys[layer] is not None:
-            k = concat([self.keys[layer], k], axis=2)
-            v = concat([self.values[layer], v], axis=2)
+            k = self.joined(("keys", layer), self.keys[layer], k)
+            v = self.joined(("values", layer), self.values[layer], v)
         self.keys[layer], self.values[layer] = k, v
         return k, v
+
+    def joined(self, key, old, new):
+        """Old slots (B, G, S, K) and new ones behind them.
+
+        Where no gradient has to pass, both are in memory with room for as many again: writing
+        n tokens copies each slot about once, not n times. A copy of the cache gets its own.
+        """
+        if needs_gradient(old, new):
+            return concat([old, new], axis=2)
+        S, end = old.shape[2], old.shape[2] + new.shape[2]
+        room, filled = self.room.get(key, (None, None))
+        if filled != S or old.data.base is not room or room.shape[2] < end:
+            B, G, _, K = old.shape
+            room = xp.empty_like(old.data, shape=(B, G, 2 * end, K))
+            room[:, :, :S] = old.data
+        room[:, :, S:end] = new.data
+        self.room[key] = room, end
+        return Tensor(room[:, :, :end])
 
     def extend(self, B, T, real, dtype):
         """Make room for T more slots; return their positions, (T,) or (B, T), and the mask.
