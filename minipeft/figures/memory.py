@@ -5,7 +5,7 @@ holds the base in 4 bits. Computed by `minipeft.ledger`, which a test holds to r
 """
 
 from .. import presets
-from ..ledger import compared
+from ..ledger import COMPARED, compared
 from ..plots_ledger import bars
 
 
@@ -16,4 +16,4 @@ def measure(fast=False):
 
 def draw(numbers):
     """Stacked bars, a method each."""
-    return bars(numbers)
+    return bars({name: numbers[name] for name in COMPARED})
