@@ -151,10 +151,11 @@ def test_solutions_pass_their_checks(number, capsys):
 def told(first):
     """What the first cell of a lesson says of it, as in the map, links to the package last."""
     minutes, seconds = (re.search(rf"(\d+) {unit}", first).group(1) for unit in ("min", "s"))
-    before = re.search(r"lessons? (\d[\d, and]*)", first)
-    before = re.findall(r"\d+", before.group(1)) if before else ["–"]
     links = re.findall(r"\]\((\.\./minipeft/[^)]*)\)", first)
-    return [f"{minutes} min", f"{seconds} s", ", ".join(before), links]
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", first)
+    before = re.search(r"lessons? (\d[\d, andto]*)", plain)
+    before = before.group(1).strip().replace(" and", ",") if before else "–"
+    return [f"{minutes} min", f"{seconds} s", before, links]
 
 
 def test_the_map_says_what_the_lessons_say():
