@@ -1,0 +1,136 @@
+"""How time and memory of a step grow: width, depth, sequence, batch and rank, one at a time.
+
+    python tests/benchmarks/scaling.py --out figures/scaling.json           about two minutes
+
+LoRA on all Linear layers (r = 8) and full fine-tuning of a small GPT. Dots are measured: time
+by the clock, memory as the most that NumPy held during a step. Lines are predicted by the
+ledger: bytes as they are, FLOPs at the speed of the middle dot. Where dots and line part, the
+time goes elsewhere than into products of matrices.
+"""
+
+import argparse
+import time
+import tracemalloc
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+import minipeft as mp
+from cases import Stepper
+from minipeft.files import write_json
+from minipeft.ledger import ledger
+
+BASE = {"width": 128, "layers": 4, "tokens": 64, "batch": 8, "r": 8}
+VALUES = {
+    "width": (32, 64, 128, 256, 512),
+    "layers": (1, 2, 4, 8, 16),
+    "tokens": (16, 32, 64, 128, 256),
+    "batch": (2, 4, 8, 16, 32),
+    "r": (1, 4, 8, 32, 128),
+}
+COLOURS = {"full": "#000000", "lora": "#0072B2"}
+NAMES = {"full": "full", "lora": "LoRA, all Linear layers"}
+VOCAB = 256
+
+
+def built(method, width, layers, tokens, batch, r):
+    """(Config, method) of a point."""
+    sizes = dict(vocab=VOCAB, context=tokens, width=width, layers=layers, heads=4)
+    lora = mp.LoRA(r=r, target_modules="all-linear")
+    return mp.Config.gpt2(**sizes), mp.Full() if method == "full" else lora
+
+
+def measure(method, point, rounds):
+    """Seconds and bytes of a step, measured and predicted."""
+    config, how = built(method, **point)
+    net = mp.Transformer(config, rng=0)
+    mp.attach(net, how, rng=1)
+    step = Stepper(net, point["batch"], point["tokens"])
+    seconds = [timed(step) for _ in range(rounds)]
+    tracemalloc.start()
+    try:
+        step()
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    standing = step.standing() + sum(p.data.nbytes for p in net.parameters())
+    said = ledger(config, how, batch=point["batch"], seq=point["tokens"])
+    flops, total = sum(said.flops.values()), said.total
+    values = dict(seconds=min(seconds), bytes=most + standing, flops=flops, predicted=total)
+    return {"method": method, **point, **values}
+
+
+def timed(step):
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def picture(rows, path):
+    """Two lines of panels, time and memory, a column what grows."""
+    figure, panels = plt.subplots(2, 5, figsize=(12, 5.2), sharex="col", sharey="row",
+                                  layout="constrained")  # fmt: skip
+    kinds = (("seconds", "flops", 1e3, "ms a step"), ("bytes", "predicted", 1e-6, "MB held"))
+    for line, (measured, predicted, unit, label) in zip(panels, kinds, strict=True):
+        for axes, grown in zip(line, VALUES, strict=True):
+            for method, colour in COLOURS.items():
+                own = [r for r in rows if r["method"] == method and r["grown"] == grown]
+                if not own:
+                    continue
+                middle = next(r for r in own if r[grown] == BASE[grown])
+                each = unit * (middle["seconds"] / middle["flops"] if unit == 1e3 else 1.0)
+                x = [r[grown] for r in own]
+                axes.plot(x, [r[predicted] * each for r in own], color=colour, lw=1)
+                axes.plot(x, [r[measured] * unit for r in own], "o", color=colour, ms=5)
+            axes.set(xscale="log", yscale="log")
+            axes.set_xticks(VALUES[grown], map(str, VALUES[grown]), fontsize=8)
+            axes.minorticks_off()
+            axes.grid(alpha=0.25, lw=0.5)
+            axes.spines[["top", "right"]].set_visible(False)
+        line[0].set_ylabel(label)
+    for axes, grown in zip(panels[1], VALUES, strict=True):
+        axes.set_xlabel("rank r" if grown == "r" else grown)
+    marks = [plt.Line2D([], [], color=c, marker="o", ls="") for c in COLOURS.values()]
+    marks += [plt.Line2D([], [], color="grey", lw=1)]
+    names = [
+        *NAMES.values(),
+        "predicted by the ledger: FLOPs at the speed of the middle dot, bytes",
+    ]
+    figure.legend(marks, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=Path("figures/scaling.json"))
+    options = parser.parse_args()
+    points = [
+        (method, grown, BASE | {grown: value})
+        for grown, values in VALUES.items()
+        for method in COLOURS
+        for value in values
+        if method == "lora" or grown != "r"
+    ]
+    rows = []
+    with threadpool_limits(1, "blas"):
+        for method, grown, point in tqdm(points, disable=None, unit="point"):
+            rows.append({"grown": grown, **measure(method, point, options.rounds)})
+            write_json(options.out, {"base": BASE, "rows": rows})
+    for grown in VALUES:
+        for method in COLOURS:
+            own = [r for r in rows if r["method"] == method and r["grown"] == grown]
+            for r in own:
+                print(
+                    f"{grown:7} {r[grown]:4} {method:5} {1e3 * r['seconds']:8.2f} ms "
+                    f"{r['bytes'] / 1e6:8.2f} MB held, {r['predicted'] / 1e6:8.2f} predicted"
+                )
+    picture(rows, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
