@@ -36,6 +36,7 @@ def main(arguments=None):
     """Run one command of the command line; returns its exit code."""
     parser = Parser(prog="minipeft", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     for name, text in COMMANDS.items():
         module = importlib.import_module(f".{name}", __package__)
@@ -49,11 +50,11 @@ def main(arguments=None):
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
         parser.exit(2, f"minipeft: {unknown('command', given[0], COMMANDS)}\n")
     options, rest = parser.parse_known_args(given)
+    if rest:
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if not options.command:
         parser.print_help()
         return 0
-    if rest:
-        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         options.run(options)
         return 0
@@ -61,7 +62,7 @@ def main(arguments=None):
         print(f"minipeft {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        text = "interrupted; what is finished was kept"
+        text = "interrupted; what is finished was kept, and the same command goes on from there"
         print(f"minipeft {options.command}: {text}", file=sys.stderr)
         return 130
 

@@ -19,17 +19,18 @@ from pathlib import Path
 from .checkpoint import fingerprint, load_base
 from .data import DOWNSTREAM
 from .errors import unknown
-from .files import read_json, write_json
+from .files import check_places, read_json, write_json
 from .peft import METHODS as ALL
 from .plots import save
 from .plots_compare import comparison
-from .runs import cores, dask, processes, run_all
+from .runs import Processes, cores, dask, run_all
 from .table import COMPARED, table
 from .trial import Trial, measure, tune
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
 FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
 GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+TUNED, RATES = "tune.partial.json", "learning_rates.json"
 
 
 def compare(trials, out="figures", executor=None, name="compare"):
@@ -37,11 +38,15 @@ def compare(trials, out="figures", executor=None, name="compare"):
 
     executor: any concurrent.futures Executor (default: one process beside this one).
     """
-    about, out = provenance(), Path(out)
-    partial = out / f"{name}.partial.json"
-    rows = run_all(measure, trials, executor or processes(1), partial, str(about), "compare")
-    write_json(out / f"{name}.json", about | {"rows": rows})
-    save(comparison(rows), out / f"{name}.png")
+    about = provenance()
+    numbers, picture, partial = (
+        Path(out) / f"{name}.{end}" for end in ("json", "png", "partial.json")
+    )
+    check_places(numbers, picture)
+    rows = run_all(measure, trials, executor or Processes(1), partial, str(about), "compare")
+    write_json(numbers, about | {"rows": rows})
+    save(comparison(rows), picture)
+    partial.unlink(missing_ok=True)
     return rows
 
 
@@ -55,21 +60,23 @@ def provenance():
 def choose_rates(tasks, methods, steps, out, executor=None, **options):
     """Try the grid on validation words and write learning_rates.json; return it.
 
-    The best exact match wins, then the lowest loss: {"rates": {method: {task: lr}}, …}.
+    The best exact match wins, then the lowest loss: {"rates": {method: {task: lr}}, …}. The
+    scores stay in tune.partial.json, for a comparison that is interrupted later to go on from.
     """
     trials = [
         Trial(task, method, steps, lr, split="valid", **options)
         for task, method, lr in itertools.product(tasks, methods, GRID)
     ]
-    about, partial = provenance(), Path(out) / "tune.partial.json"
-    scores = run_all(tune, trials, executor or processes(1), partial, str(about), "tune")
+    about, partial, chosen = provenance(), Path(out) / TUNED, Path(out) / RATES
+    check_places(chosen)
+    scores = run_all(tune, trials, executor or Processes(1), partial, str(about), "tune")
     rows = [
         [trial.task, trial.method, trial.lr, score["exact"], score["loss"]]
         for trial, score in zip(trials, scores, strict=True)
     ]
     rates = {method: {task: best(rows, task, method) for task in tasks} for method in methods}
     found = about | {"grid": GRID, "trial": asdict(trials[0]), "scores": rows, "rates": rates}
-    write_json(Path(out) / "learning_rates.json", found)
+    write_json(chosen, found)
     return found
 
 
@@ -81,7 +88,7 @@ def best(rows, task, method):
 
 def shipped_rates():
     """The learning rates that ship with the package, with the scores that chose them."""
-    return read_json(files(__package__) / "learning_rates.json")
+    return read_json(files(__package__) / RATES)
 
 
 def rate(rates, method, task):
@@ -105,8 +112,9 @@ def arguments(parser):
     parser.add_argument("--steps", help="comma-separated budgets (default: 300)")
     parser.add_argument("--seeds", type=whole, help="how many seeds (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="the first of them (default: 0)")
-    parser.add_argument("--lr", type=float, help="one learning rate for all (default: tuned)")
-    parser.add_argument("--tune", action="store_true", help="choose the learning rates first")
+    rates = parser.add_mutually_exclusive_group()
+    rates.add_argument("--lr", type=float, help="one learning rate for all (default: tuned)")
+    rates.add_argument("--tune", action="store_true", help="choose the learning rates first")
     parser.add_argument("--jobs", type=whole, help="processes (default: one a core)")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster instead")
     parser.add_argument(
@@ -123,7 +131,7 @@ def main(options):
         Trial(task, method, steps, given, seed)
 
     def executor():
-        return dask(options.dask) if options.dask else processes(options.jobs or cores())
+        return dask(options.dask) if options.dask else Processes(options.jobs or cores())
 
     words = {"words": 40} if options.fast else {}
     rates = shipped_rates()["rates"]
@@ -136,7 +144,9 @@ def main(options):
     ]
     name = "compare_full" if options.full else "compare"
     print(table(compare(trials, options.out, executor(), name)))
-    print(f"wrote {options.out}/{name}.json and {options.out}/{name}.png")
+    (Path(options.out) / TUNED).unlink(missing_ok=True)
+    names = [f"{name}.json", f"{name}.png", *([RATES] if options.tune else [])]
+    print("wrote", " and ".join(str(Path(options.out, name)) for name in names))
 
 
 def chosen(options):
@@ -151,7 +161,7 @@ def chosen(options):
         methods += members or [name]
     budgets = listed(options.steps, ["30"] if fast else ["300", "1200"] if full else ["300"])
     for steps in budgets:
-        if not steps.isdigit():
+        if not steps.isdecimal():
             raise ValueError(f"--steps takes whole numbers such as 300,1200, got {steps!r}")
     seeds = options.seeds or (3 if full else 1)
     first = options.seed
@@ -165,13 +175,13 @@ def chosen(options):
 
 def listed(text, default):
     """A comma-separated option as a list without repeats."""
-    names = [name.strip() for name in text.split(",")] if text else default
+    names = default if text is None else [name.strip() for name in text.split(",")]
     return list(dict.fromkeys(names))
 
 
 def whole(text):
     """A whole number ≥ 1, for argparse."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ValueError(text)
     return int(text)
 

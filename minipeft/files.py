@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -31,20 +32,40 @@ def write_bytes(path, content):
     What a process that was killed left beside it is removed by a save an hour later.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):  # somebody else was faster
-            if time.time() - old.lstat().st_mtime > LEFT_BEHIND:
-                old.unlink()
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with placing(path):
+        for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with contextlib.suppress(OSError):  # somebody else was faster
+                if time.time() - old.lstat().st_mtime > LEFT_BEHIND:
+                    old.unlink()
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def placing(path):
+    """Inside the block the file's folder exists, and an OSError names the file."""
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        text = f"{path} cannot be written ({error}); make room, or give another place"
+        raise type(error)(text) from None
+
+
+def check_places(*paths):
+    """Raise OSError now, before the work, if any of the files could not be written after it."""
+    for path in map(Path, paths):
+        with placing(path):
+            tempfile.TemporaryFile(dir=path.parent).close()
+            if path.is_dir():
+                raise IsADirectoryError("a folder of that name is there")
 
 
 def write_json(path, values):

@@ -4,12 +4,14 @@ One hue a family of methods (Okabe & Ito's, which colour-blind readers tell apar
 it one marker and shade a method. Only plots and plots_… import matplotlib.
 """
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from .files import write_bytes
 from .table import COMPARED
 
 COLOURS = {  # of families, and a second shade where there are many methods
@@ -45,9 +47,10 @@ def canvas(rows, columns, width, height):
 
 
 def save(figure, path):
-    """Write a figure as PNG and close it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    """Write a figure, as PNG if its name does not end otherwise, whole or not at all."""
+    kind, drawn = Path(path).suffix[1:] or "png", io.BytesIO()
+    figure.savefig(drawn, format=kind, dpi=110, bbox_inches="tight")
+    write_bytes(path, drawn.getvalue())
 
 
 def history(run, axes=None):

@@ -8,13 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from .backend import np
 from .checkpoint import save_model
 from .config import Config
 from .data import DOWNSTREAM, PRETRAINING, TOKENS, Task, mixture
-from .files import read_json, write_json
-from .train import evaluate, fit
+from .files import check_places, read_json, write_json
+from .train import Settings, evaluate, fit
 from .transformer import Transformer
 
 BACKBONE = Config.gpt2(
@@ -35,6 +36,8 @@ def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
     words: how many test words of each task to score (None: all).
     """
     out, settings = Path(out), TRAINING | {"steps": steps, "seed": seed}
+    Settings(**settings)  # raises if any of them is impossible
+    check_places(out / CHECKPOINT, out / "model.safetensors")
     model = Transformer(BACKBONE, rng=seed)
     with threadpool_limits(1):
         history = fit(
@@ -66,7 +69,7 @@ def measure(model, limit=None):
     """Scores of a backbone on test words, {task: {"loss": nats a letter, "exact": share}}."""
     return {
         name: asdict(evaluate(model, Task(name).examples("test", limit)))
-        for name in (*PRETRAINING, *DOWNSTREAM)
+        for name in tqdm((*PRETRAINING, *DOWNSTREAM), "score", disable=None, leave=False)
     }
 
 
@@ -106,7 +109,6 @@ def main(options):
     steps, words = (FAST, 100) if options.fast else (options.steps, None)
     metrics = pretrain(options.out, options.seed, steps, words)
     if metrics is None:
-        print(f"stopped; the same command goes on from {Path(options.out) / CHECKPOINT}")
-    else:
-        print(report(metrics, shipped_metrics()))
-        print(f"wrote {options.out}/ (config, model, vocabulary, metrics)")
+        raise KeyboardInterrupt
+    print(report(metrics, shipped_metrics()))
+    print(f"wrote {options.out}/ (config, model, vocabulary, metrics)")

@@ -6,6 +6,7 @@ as soon as it is there: an interrupted series goes on where it stopped.
 
 import json
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import astuple
 from multiprocessing import get_context
@@ -14,16 +15,18 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .files import read_json, write_json
+from .files import check_places, read_json, write_json
 
 
 def run_all(work, trials, executor, partial, of, label="runs"):
     """[work(trial) for each trial, a dataclass], computed by an Executor, with progress.
 
-    partial: the file of finished results, removed at the end.  of: a string that says on what
-    the results depend beside the trial; a file of results of something else is replaced.
+    partial: the file of finished results, for the caller to remove once they are safe.  of: a
+    string that says on what the results depend beside the trial; a file of results of something
+    else is replaced.
     """
     partial, start = Path(partial), {"of": f"{work.__name__} {of}"}
+    check_places(partial)
     done = read_json(partial) if partial.is_file() else start
     done = done if done.get("of") == start["of"] else start
     todo = [trial for trial in trials if key(trial) not in done]
@@ -39,7 +42,6 @@ def run_all(work, trials, executor, partial, of, label="runs"):
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    partial.unlink(missing_ok=True)
     return [done[key(trial)] for trial in trials]
 
 
@@ -48,10 +50,24 @@ def key(trial):
     return json.dumps(astuple(trial))
 
 
-def processes(jobs):
-    """An Executor of so many processes on this machine, each with one BLAS thread."""
-    spawn = get_context("spawn")
-    return ProcessPoolExecutor(jobs, spawn, initializer=threadpool_limits, initargs=(1,))
+class Processes(ProcessPoolExecutor):
+    """An Executor of so many processes of this machine, each with one BLAS thread."""
+
+    def __init__(self, jobs):
+        super().__init__(jobs, get_context("spawn"), initializer=alone)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """As any Executor's, but to cancel ends the runs that have begun, too."""
+        begun = list((self._processes or {}).values()) if cancel_futures else []
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        for process in begun:
+            process.terminate()
+
+
+def alone():
+    """What a process does first: take one BLAS thread, and leave Ctrl-C to its parent."""
+    threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def dask(address):

@@ -18,7 +18,7 @@ from .accumulate import accumulate, reading
 from .autograd import no_grad
 from .backend import np, numbers, to_numpy, xp
 from .errors import unknown
-from .files import blaming, checksum, json_object, read_arrays, write_arrays
+from .files import blaming, check_places, checksum, json_object, read_arrays, write_arrays
 from .functional import IGNORE, cross_entropy
 from .history import History, Score
 from .inputs import check_labels
@@ -31,7 +31,7 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         checkpoint=None, save_every=100, until=None, label="fit", **options):  # fmt: skip
     """Train on `data` (Examples or a Task) by AdamW, warm-up and cosine. Returns a History.
 
-    options: the other fields of Settings, such as seed, warmup, clip, accumulate.
+    options: other fields of Settings, such as seed, warmup.  label: None for no progress bar.
     checkpoint: a file from which the run goes on if it exists, written every `save_every` steps
     and at the end.  until: stop after this step, to go on later from the checkpoint.
 
@@ -44,10 +44,11 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     if type(save_every) is not int or save_every < 1:
         raise ValueError(f"save_every must be a whole number ≥ 1, got {save_every!r}")
     run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
-    if checkpoint is not None and Path(checkpoint).exists():
+    if checkpoint is not None:
         run.resume(checkpoint)
     last = steps if until is None else min(until, steps)
-    bar = tqdm(desc=label, initial=run.done, total=steps, disable=None, leave=False)
+    silent = label is None or None  # None: shown on a terminal only
+    bar = tqdm(desc=label, initial=run.done, total=steps, disable=silent, leave=False)
     with bar, ending_on_ctrl_c() as asked, reading(model, run.settings) as each:
         while run.done < last and not asked.is_set():
             run.step(each)
@@ -161,7 +162,10 @@ class Run:
         write_arrays(path, arrays, {"run": json.dumps(about)})
 
     def resume(self, path):
-        """Go on from a file that `save` wrote; ValueError if it is of another run."""
+        """Go on from a file that `save` wrote, if it exists; ValueError if of another run."""
+        check_places(path)
+        if not Path(path).exists():
+            return
         state = self.state()
         arrays, metadata = read_arrays(path, like=state)
         about = json_object(metadata.get("run", "{}"), path)

@@ -42,7 +42,7 @@ class Trial:
         Task(self.task)
         if self.method not in COMPARED:
             raise ValueError(unknown("method", self.method, COMPARED))
-        Settings(self.steps, self.batch_size, self.lr)  # raises if any of them is impossible
+        Settings(self.steps, self.batch_size, self.lr, seed=self.seed)  # raises if impossible
 
     @property
     def packed(self):
@@ -71,15 +71,11 @@ def tune(trial):
 
 def train(model, task, trial):
     """`fit` as every trial calls it: all methods see the same batches in the same order."""
-    history = fit(
-        model,
-        task,
-        trial.steps,
-        trial.batch_size,
-        trial.lr,
-        seed=trial.seed,
-        label=f"{trial.task} {trial.method}",
-    )
+    how = dict(seed=trial.seed, label=None)  # one bar for all trials is enough
+    try:
+        history = fit(model, task, trial.steps, trial.batch_size, trial.lr, **how)
+    except (ValueError, FloatingPointError) as error:
+        raise type(error)(f"{trial.method} on {trial.task}: {error}") from None
     if history.stopped:
         raise KeyboardInterrupt(history.stopped)
     return history

@@ -10,7 +10,16 @@ from minipeft.__main__ import COMMANDS, main
 BAD = {
     "comprae": "did you mean 'compare'",
     "compare --taks gerund": "did you mean '--tasks'",
+    "--versoin": "did you mean '--version'",
     "compare --tasks cypher": "did you mean 'cipher'",
+    "compare --tasks ,": "unknown task ''",
+    "compare --tasks ": "unknown task ''",
+    "compare --methods ": "unknown method ''",
+    "compare --steps ": "--steps takes whole numbers",
+    "compare --steps ²": "--steps takes whole numbers",
+    "compare --seed -1": "seed must be a whole number ≥ 0, got -1",
+    "compare --tune --lr 1": "not allowed",
+    "compare --out /dev/null/x": "/dev/null/x/compare.json cannot be written",
     "compare --methods lorra": "did you mean 'lora'",
     "compare --seeds 0": "--seeds",
     "compare --steps many": "many",
@@ -31,6 +40,8 @@ BAD = {
     'explain --set rank_pattern={"(":2}': "rank_pattern",
     "explain --base nowhere": "nowhere",
     "pretrain --steps 0": "steps",
+    "pretrain --seed -1": "seed must be a whole number ≥ 0, got -1",
+    "pretrain --out /dev/null/x": "/dev/null/x/run.safetensors cannot be written",
     "pretrain --sed 1": "did you mean '--seed'",
 }
 
@@ -39,7 +50,7 @@ BAD = {
 def test_bad_input_is_one_line_and_exit_2(line, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
-        code = main(line.split())
+        code = main(line.split(" "))
     except SystemExit as end:
         code = end.code
     out, err = capsys.readouterr()
@@ -74,6 +85,17 @@ def test_explain_end_to_end(capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["numbers"] == sum(row["numbers"] for row in found["rows"]) == 3840
     assert "v_proj" in found["unmatched"]["v_prj"] and found["refused"]
+
+
+def test_a_folder_in_place_of_a_file_is_heard_of_before_the_work(capsys, tmp_path):
+    for place in ("compare.json", "compare.png", "compare.partial.json"):
+        (tmp_path / place / "compare.png").mkdir(parents=True)
+        assert main(["compare", "--out", str(tmp_path / place)]) == 2
+        assert "compare.png cannot be written (a folder" in capsys.readouterr().err
+        assert main(["compare", "--out", str(tmp_path)]) == 2
+        assert f"{place} cannot be written (a folder" in capsys.readouterr().err
+        (tmp_path / place / "compare.png").rmdir()
+        (tmp_path / place).rmdir()
 
 
 def test_compare_end_to_end(capsys, tmp_path):

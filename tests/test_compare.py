@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import minipeft as mp
 from minipeft import compare, plots, plots_compare, runs, trial
 from minipeft.compare import choose_rates, rate, shipped_rates
 from minipeft.data import DOWNSTREAM, PRETRAINING
-from minipeft.runs import processes, run_all
+from minipeft.runs import Processes, run_all
 from minipeft.table import COMPARED, table
 from minipeft.trial import Trial, measure
 
@@ -65,7 +66,12 @@ def test_other_seeds_give_other_runs(rows):
     assert other["curve"] != next(row for row in rows if row["method"] == "lora")["curve"]
 
 
-def test_table_and_figure_have_every_method(rows, tmp_path):
+def full_disk(*_):
+    """In place of `os.replace`."""
+    raise OSError(28, "No space left on device")
+
+
+def test_table_and_figure_have_every_method(rows, tmp_path, monkeypatch):
     text = table(rows)
     figure = plots_compare.comparison(rows)
     shown = [label.get_text() for axes in figure.axes for label in axes.texts]
@@ -73,7 +79,15 @@ def test_table_and_figure_have_every_method(rows, tmp_path):
         assert f"\n{row['method']:<16}{row['trainable']:>10,}" in text
         assert row["method"] in shown
     plots.save(figure, tmp_path / "c.png")
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "c.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="'jpag' is not supported"):
+        plots.save(figure, tmp_path / "c.jpag")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"c\.png cannot be"):
+        patch.setattr("os.replace", full_disk)
+        plots.save(figure, tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes() == picture
+    assert [path.name for path in tmp_path.iterdir()] == ["c.png"]
 
 
 def test_labels_of_points_that_meet_do_not_overlap(rows):
@@ -156,20 +170,36 @@ def test_an_interrupted_series_goes_on(tmp_path, monkeypatch):
     partial, trace = tmp_path / "p.json", tmp_path / "trace"
     series = [Square(n, 2, str(trace)) for n in range(4)]
     with pytest.raises(RuntimeError, match="on purpose"):
-        run_all(squared, series, processes(1), partial, "v1")
+        run_all(squared, series, Processes(1), partial, "v1")
     assert json.loads(partial.read_text())["1"] == 1
     series = [replace(run, bad=-1) for run in series]
-    assert run_all(squared, series, processes(1), partial, "v1") == [0, 1, 4, 9]
-    assert not partial.exists()
+    assert run_all(squared, series, Processes(1), partial, "v1") == [0, 1, 4, 9]
     done = trace.read_text().split()
     assert done.count("0") == done.count("1") == 1  # not done again
+
+
+def first_fails(run):
+    """Work for `run_all`: one run fails, the others would take an hour."""
+    Path(run.trace, str(run.n)).touch()
+    if run.n:
+        time.sleep(3600)
+    while not Path(run.trace, "1").exists():
+        time.sleep(0.01)
+    raise RuntimeError("stopped on purpose")
+
+
+def test_what_has_begun_ends_with_a_series_that_fails(tmp_path):
+    series = [Square(n, 0, str(tmp_path)) for n in range(5)]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run_all(first_fails, series, Processes(2), tmp_path / "p.json", "v1")
+    assert (tmp_path / "1").exists()
 
 
 def test_results_of_another_backbone_are_not_gone_on_with(tmp_path):
     partial = tmp_path / "p.json"
     partial.write_text(json.dumps({"of": "squared v0", runs.key(Square(3, -1, "")): 10}))
     series = [Square(3, -1, str(tmp_path / "trace"))]
-    assert run_all(squared, series, processes(1), partial, "v1") == [9]
+    assert run_all(squared, series, Processes(1), partial, "v1") == [9]
 
 
 def test_choosing_a_rate(tmp_path, monkeypatch):

@@ -363,7 +363,7 @@ def test_nothing_in_the_package_can_run_what_it_reads():
             if isinstance(node, ast.Call):
                 called = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 owner = getattr(getattr(node.func, "value", None), "id", "")
-                if called in calls and owner != "json":
+                if called in calls and owner not in ("json", "re"):
                     assert (path.stem, called) in allowed, f"{path.name}:{node.lineno} {called}"
             if isinstance(node, ast.keyword):
                 assert node.arg != "allow_pickle", path.name
@@ -384,7 +384,7 @@ def test_empty_files_and_folders_and_nothing_in_place_of_files(name, tmp_path):
                 continue  # a new run begins
             net = tuned()
             before = state(net)
-            with pytest.raises((ValueError, FileNotFoundError), match=file):
+            with pytest.raises((ValueError, OSError), match=file):
                 reader.load(net, there)
             assert state(net) == before
 

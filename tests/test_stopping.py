@@ -90,6 +90,17 @@ def test_a_run_ends_with_its_last_step():
     assert len(history.loss) == 3
 
 
+def test_a_checkpoint_that_cannot_be_written_is_heard_of_before_the_first_step(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for place in ("file/run.safetensors", "folder"):
+        net = mp.Transformer(SMALL, 0)
+        before = weights(net)
+        with pytest.raises(OSError, match=f"{place} cannot be written"):
+            mp.fit(net, examples(), steps=3, checkpoint=tmp_path / place)
+        assert (weights(net) == before).all()
+
+
 def test_a_second_ctrl_c_does_not_wait():
     def twice():
         interrupt()
