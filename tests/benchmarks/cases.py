@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "parity")]
-
 import minipeft as mp
 from minipeft.backend import np
 from minipeft.ledger import ledger

@@ -38,6 +38,7 @@ class Rival:
     def __init__(self, script, *args, threads):
         names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
         env = os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONWARNINGS": "ignore"}
+        env["PYTHONPATH"] = str(HERE.parent / "parity")  # weights are carried over as there
         command = [sys.executable, str(HERE / script), *map(str, args)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
