@@ -1,5 +1,7 @@
 """The transformer: its equations, its gradient, what may not be seen, its cache, its errors."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,6 +210,21 @@ def test_a_cache_after_padding_goes_on_without_it(config, real):
         found = to_numpy(net.read(ids[:, 5:], cache)[0].data)
     seen = np.concatenate([real, np.ones((3, 3), bool)], axis=1)
     close(found, logits(net, ids, real=seen)[:, 5:])
+
+
+@given(configs())
+def test_copies_of_a_cache_go_on_apart(config):
+    net = model(config)
+    ids, _ = batch(config, T=6)
+    with mp.no_grad():
+        _, cache = net.read(ids[:, :2])
+        net.read(ids[:, 2:3], cache)  # now in memory with room for more
+        other = copy.copy(cache)
+        other.keys, other.values = list(cache.keys), list(cache.values)
+        for t in (3, 4):  # in turn: neither may write over what the other has read
+            found = to_numpy(net.read(ids[:, t : t + 1], cache)[0].data)
+            net.read(ids[:, 5:], other)
+    close(found, logits(net, ids[:, :5])[:, 4:])
 
 
 # Positions and heads
