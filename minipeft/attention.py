@@ -38,14 +38,7 @@ def attention(q, k, v, mask):
     (B, H, T, K), (G, S) = value(q).shape, value(k).shape[1:3]
     scale, grouped = 1.0 / math.sqrt(K), (-1, G, H // G * T, K)
     queries, keys, values = (value(q) * scale).reshape(grouped), value(k), value(v)
-    p = xp.empty_like(queries, shape=(B, G, H // G * T, S))
-    y = xp.empty_like(queries, shape=(B, T, H, K)).transpose(0, 2, 1, 3)  # as it is read next
-    for rows in blocks(B, H * T * S):
-        scores = xp.matmul(queries[rows], xp.swapaxes(keys[rows], -1, -2), out=p[rows])
-        if mask is not None:
-            scores = scores.reshape(-1, G, H // G, T, S)  # a view
-            scores += mask if mask.ndim == 2 else mask[rows, None, None]
-        y[rows] = (_softmax_in_place(p[rows]) @ values[rows]).reshape(-1, H, T, K)
+    p, y = _attend(queries, keys, values, mask, T)
     needed = [needs_gradient(x) for x in (q, k, v)]
 
     @once
@@ -66,6 +59,21 @@ def attention(q, k, v, mask):
         return dq.reshape(B, H, T, K), dk, dv
 
     return record(y, *((x, lambda g, i=i: gradients(g)[i]) for i, x in enumerate((q, k, v))))
+
+
+def _attend(queries, keys, values, mask, T):
+    """(p, o) of `attention`, p by key head: (B, G, H/G · T, S), o: (B, H, T, K)."""
+    (B, G, N, K), S = queries.shape, keys.shape[2]
+    H = N // T * G
+    p = xp.empty_like(queries, shape=(B, G, N, S))
+    y = xp.empty_like(queries, shape=(B, T, H, K)).transpose(0, 2, 1, 3)  # as it is read next
+    for rows in blocks(B, H * T * S):
+        scores = xp.matmul(queries[rows], xp.swapaxes(keys[rows], -1, -2), out=p[rows])
+        if mask is not None:
+            scores = scores.reshape(-1, G, H // G, T, S)  # a view
+            scores += mask if mask.ndim == 2 else mask[rows, None, None]
+        y[rows] = (_softmax_in_place(p[rows]) @ values[rows]).reshape(-1, H, T, K)
+    return p, y
 
 
 def rope(x, cos, sin):
