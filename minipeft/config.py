@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, dataclass, fields, replace
 
-from .errors import unknown
+from .errors import check_known, unknown
 
 CHOICES = {"norm": ("layer", "rms"), "position": ("learned", "rope"), "mlp": ("gelu", "swiglu")}
 RANGES = {"dropout": (0, 1), "norm_eps": (0, 1), "rope_theta": (1, 1e12), "init_std": (0, 10)}
@@ -33,6 +33,10 @@ class Config:
     rope_theta: float = 10000.0
     init_std: float = 0.02
 
+    def __new__(cls, *_, **values):
+        check_known("config key", values, [field.name for field in fields(cls)])
+        return super().__new__(cls)
+
     @classmethod
     def gpt2(cls, **sizes):
         """LayerNorm, learned positions, GELU, biases, tied head.  Radford et al. 2019"""
@@ -47,10 +51,7 @@ class Config:
     @classmethod
     def from_dict(cls, values):
         """A Config from a JSON object; ValueError for keys that are unknown or missing."""
-        names = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ValueError(unknown("config key", key, names))
+        check_known("config key", values, [field.name for field in fields(cls)])
         for field in fields(cls):
             if field.default is MISSING and field.name not in values:
                 raise ValueError(f"the config has no {field.name!r}, which has no default")

@@ -15,3 +15,10 @@ def unknown(kind, given, options):
     near = [folded[name] for name in near]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     return f"unknown {kind} {str(given)!r}{hint} There are: {', '.join(options)}"
+
+
+def check_known(kind, given, options):
+    """Raise ValueError for the first of the given names that is none of the options."""
+    for name in given:
+        if name not in options:
+            raise ValueError(unknown(kind, name, options))

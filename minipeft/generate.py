@@ -17,11 +17,7 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
         text = "generate needs at least one prompt, and each with at least one token id"
         raise ValueError(f"{text}, such as [[1, 2], [3]], got {prompts!r}")
     prompts = [list(prompt) for prompt in prompts]
-    if not (temperature >= 0 and counts(max_new) and (top_k is None or counts(top_k))):
-        raise ValueError(
-            "generate needs temperature ≥ 0 and whole numbers top_k ≥ 1 and max_new ≥ 1, "
-            f"got {temperature}, {top_k} and {max_new}"
-        )
+    check_options(max_new, temperature, top_k, stop, model.config.vocab)
     rng = np.random.default_rng(rng)
     T = max(map(len, prompts))
     real = np.array([[i >= T - len(prompt) for i in range(T)] for prompt in prompts])
@@ -39,6 +35,18 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
                 break
             logits, cache = model.read(new[:, None], cache)
     return written
+
+
+def check_options(max_new, temperature, top_k, stop, vocab):
+    """Raise ValueError for what no token can be chosen by."""
+    warm = isinstance(temperature, (int, float, np.number)) and 0 <= temperature < np.inf
+    if not (warm and counts(max_new) and (top_k is None or counts(top_k))):
+        raise ValueError(
+            "generate needs temperature ≥ 0 and whole numbers top_k ≥ 1 and max_new ≥ 1, "
+            f"got {temperature}, {top_k} and {max_new}"
+        )
+    if stop is not None and stop not in range(vocab):
+        raise ValueError(f"stop is a token of the vocabulary (0 … {vocab - 1}), got {stop!r}")
 
 
 def counts(n):

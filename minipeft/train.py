@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .accumulate import accumulate, reading
 from .autograd import no_grad
 from .backend import np, numbers, to_numpy, xp
-from .errors import unknown
+from .errors import check_known
 from .files import blaming, check_places, checksum, json_object, read_arrays, write_arrays
 from .functional import IGNORE, cross_entropy
 from .history import History, Score
@@ -38,9 +38,7 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     Ctrl-C ends after the step at hand, with what was learnt. A loss or gradient that is not
     finite raises FloatingPointError with the step; the last weights of finite loss are kept.
     """
-    for name in options:
-        if name not in Settings.__dataclass_fields__:
-            raise ValueError(unknown("option of fit", name, Settings.__dataclass_fields__))
+    check_known("option of fit", options, Settings.__dataclass_fields__)
     if type(save_every) is not int or save_every < 1:
         raise ValueError(f"save_every must be a whole number ≥ 1, got {save_every!r}")
     run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
@@ -49,7 +47,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     last = steps if until is None else min(until, steps)
     silent = label is None or None  # None: shown on a terminal only
     bar = tqdm(desc=label, initial=run.done, total=steps, disable=silent, leave=False)
-    with bar, ending_on_ctrl_c() as asked, reading(model, run.settings) as each:
+    heard = np.errstate(over="ignore", invalid="ignore")  # by `give_up`, in better words
+    with bar, heard, ending_on_ctrl_c() as asked, reading(model, run.settings) as each:
         while run.done < last and not asked.is_set():
             run.step(each)
             bar.update()
@@ -105,6 +104,8 @@ class Run:
     """A run under way: what trains, its optimiser, its history, and the last good weights."""
 
     def __init__(self, model, data, settings):
+        if not hasattr(data, "batch"):
+            raise TypeError(f"fit learns from Examples or a Task, got {data!r}")
         self.model, self.data, self.settings = model, data, settings
         self.named = {path: p for path, p in model.named_parameters() if p.requires_grad}
         if not self.named:
@@ -216,6 +217,11 @@ def evaluate(model, examples, batch_size=256):
     An answer counts if the likeliest token is right at each of its places, [end] included,
     given the right ones before: exactly then greedy decoding writes that answer.
     """
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number ≥ 1, got {batch_size!r}")
+    if not hasattr(examples, "labels"):
+        kind = "Examples, such as Task('gerund').examples('test')"
+        raise TypeError(f"evaluate takes {kind}, got {examples!r}")
     check_labels(examples.labels, examples.ids.shape, model.config.vocab)
     nats, right, tokens = 0.0, 0, 0
     with no_grad():

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
+from minipeft.backend import np
 from minipeft.config import CHOICES
 from minipeft.nn import Linear
 from strategies import configs
@@ -101,3 +102,27 @@ def test_choices_and_keys_are_suggested():
         mp.Config.from_dict(SMALL | {"widht": 4})
     with pytest.raises(ValueError, match="no 'heads', which has no default"):
         mp.Config.from_dict({k: v for k, v in SMALL.items() if k != "heads"})
+
+
+def test_an_unknown_key_is_named_with_its_neighbours():
+    config = mp.Config(**SMALL)
+    for make in (mp.Config, mp.Config.gpt2, lambda **k: mp.Config.from_dict(k), config.with_):
+        with pytest.raises(ValueError, match="unknown config key 'contxt'; did you mean"):
+            make(**SMALL | dict(contxt=8))
+
+
+@pytest.mark.parametrize("method", mp.METHODS.values())
+def test_an_unknown_option_of_a_method_is_named(method):
+    for make in (method, lambda **options: method.from_dict(options)):
+        with pytest.raises(ValueError, match=f"unknown option of {method.__name__} 'rnak'"):
+            make(rnak=8)
+    with pytest.raises(ValueError, match="'rank_patern'; did you mean 'rank_pattern'"):
+        mp.LoRA(r=4, rank_patern={})
+
+
+def test_numbers_of_numpy_are_numbers():
+    method = mp.Prompt(np.int64(3), init_ids=np.array([1, 2]))
+    assert method == mp.Prompt(3, init_ids=(1, 2)) and type(method.num_virtual_tokens) is int
+    assert mp.LoRA(np.int32(4), np.float32(2)) == mp.LoRA(4, 2.0)
+    with pytest.raises(ValueError, match=r"r must be a whole number, got 4\.0"):
+        mp.LoRA(np.float32(4))

@@ -94,6 +94,17 @@ def test_labels_that_are_all_padding_are_refused():
             f(net, nothing)
 
 
+def test_what_are_no_examples_is_refused():
+    net = mp.Transformer(mp.Config.gpt2(**SMALL), 0)
+    with pytest.raises(TypeError, match="fit learns from Examples or a Task, got 'gerund'"):
+        mp.fit(net, "gerund")
+    with pytest.raises(TypeError, match=r"evaluate takes Examples, such as .* got Task"):
+        mp.evaluate(net, mp.Task("gerund"))
+    for size in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"batch_size must be .* got {size}"):
+            mp.evaluate(net, examples(), size)
+
+
 def test_bad_token_ids_and_labels_are_refused():
     net, data = mp.Transformer(mp.Config.gpt2(**SMALL), 0), examples(vocab=7)
     for f in (mp.fit, mp.evaluate):

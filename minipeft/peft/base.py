@@ -14,7 +14,7 @@ import types
 import typing
 from dataclasses import fields
 
-from ..errors import unknown
+from ..errors import check_known, unknown
 from ..nn import Module
 
 PLAIN = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
@@ -48,12 +48,18 @@ class Method:
     hf_modules = ()  # its arrays that HF PEFT calls "….weight"
     folds = False  # whether merging is possible
 
+    def __new__(cls, *_, **options):
+        check_known(f"option of {cls.__name__}", options, [field.name for field in fields(cls)])
+        return super().__new__(cls)
+
     def __post_init__(self):
         for field in fields(self):
             given = getattr(self, field.name)
+            if hasattr(given, "tolist"):  # NumPy's numbers and arrays
+                given = given.tolist()
             if isinstance(given, list):  # as JSON has it, and many write it
                 given = tuple(given)
-                object.__setattr__(self, field.name, given)
+            object.__setattr__(self, field.name, given)
             if not fits(given, field.type):
                 kind = PLAIN.get(field.type, field.type)
                 raise ValueError(f"{field.name} must be {kind}, got {given!r}")
@@ -87,10 +93,6 @@ class Method:
     @classmethod
     def from_dict(cls, values):
         """The method with these hyper-parameters; a wrong name raises with near matches."""
-        names = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ValueError(unknown(f"option of {cls.__name__}", key, names))
         return cls(**values)
 
 
