@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +27,7 @@ from cases import METHODS, SIZES, flops
 from minipeft.files import read_json, write_json
 
 HERE = Path(__file__).parent
+REST = 0.25  # seconds between turns: a rival's threads wait awake for a while after its own
 SGEMM = 1024  # the side of the matrices by whose product the machine's peak is measured
 TOLERANCE = 1e-4
 GOALS = {"full": {"S": 0.80, "M": 0.80, "L": 0.80, "XL": 0.85}}
@@ -57,8 +59,9 @@ class Rival:
         self.about = self.about or self.answer()
         return self
 
-    def steps(self, n, counted=True):
+    def steps(self, n, counted=True, rest=REST):
         self.ready()
+        time.sleep(rest)
         print(n, file=self.process.stdin, flush=True)
         answer = self.answer()
         self.losses += answer["losses"]
@@ -125,7 +128,8 @@ def measure(size, method, threads, rounds):
         counts = {name: enough(rival) for name, rival in found.items()}
         for _ in range(rounds):
             for name, rival in found.items():
-                rival.steps(counts[name])
+                rival.steps(1, counted=False)  # its data are no longer in the cores' caches
+                rival.steps(counts[name], rest=0)
     finally:
         for rival in found.values():
             rival.end()
@@ -138,9 +142,9 @@ def measure(size, method, threads, rounds):
 
 
 def enough(rival):
-    """How many steps to ask for at once: about 0.15 s of them."""
+    """How many steps to ask for at once: about 0.3 s of them."""
     return max(
-        1, min(10, round(0.15 / max(1e-4, min(rival.steps(1, counted=False)["seconds"]))))
+        1, min(10, round(0.3 / max(1e-4, min(rival.steps(1, counted=False)["seconds"]))))
     )
 
 
