@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import astuple
 from multiprocessing import get_context
 from pathlib import Path
+from threading import RLock
 
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -67,6 +68,7 @@ class Processes(ProcessPoolExecutor):
 def alone():
     """What a process does first: take one BLAS thread, and leave Ctrl-C to its parent."""
     threadpool_limits(1)
+    tqdm.set_lock(RLock())  # instead of one for many processes, which had to be cleared away
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,6 +1,9 @@
 """The command line: bad input is one line and exit code 2, before anything is computed."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -104,6 +107,16 @@ def test_compare_end_to_end(capsys, tmp_path):
     assert f"wrote {tmp_path}/compare.json" in capsys.readouterr().out
     assert json.loads((tmp_path / "compare.json").read_text())["rows"][0]["method"] == "prompt"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["compare.json", "compare.png"]
+
+
+def test_a_comparison_that_fails_on_the_way_is_one_line(tmp_path):
+    line = f"compare --fast --methods lora,prompt --lr 1e30 --steps 3 --jobs 2 --out {tmp_path}"
+    command = [sys.executable, "-m", "minipeft", *line.split()]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stdout == ""
+    assert found.stderr.startswith("minipeft compare: ") and found.stderr.count("\n") == 1
+    assert re.search(r"(lora|prompt) on gerund: the loss is .* at step \d; ", found.stderr)
+    assert not any(tmp_path.iterdir())
 
 
 def test_pretrain_end_to_end(capsys, tmp_path, monkeypatch):
