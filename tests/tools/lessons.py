@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 FOLDER = Path(__file__).parents[2] / "lessons"
 SECONDS = 60  # for a whole lesson
@@ -75,7 +75,7 @@ def run(path, write):
     """Execute one lesson and print how it went; returns whether all is well."""
     try:
         notebook, seconds = execute(path)
-    except CellExecutionError as error:
+    except (CellExecutionError, CellTimeoutError) as error:
         print(f"✗ {path.name}\n{error}", flush=True)
         return False
     faults = list(complaints(path.name, notebook, seconds))

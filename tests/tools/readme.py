@@ -100,7 +100,32 @@ def mistakes():
     return table()
 
 
-PARTS = {"reading": reading, "methods": methods, "comparison": comparison, "mistakes": mistakes}
+def speed():
+    """Times and memory of a training step against the rivals', two threads each."""
+    rows = json.loads((ROOT / "figures" / "step_time.json").read_text())["rows"]
+    by = {(r["size"], r["method"], r["rival"]): r for r in rows if r["threads"] == 2}
+    rivals = {"hf": "HF PEFT", "pytorch": "PyTorch by hand", "autograd": "HIPS autograd"}
+    heads = ["size", "method", "ms a step", *(f"of {name}" for name in rivals.values()),
+             "memory of HF PEFT"]  # fmt: skip
+    lines = ["|".join(["", *heads, ""]), "|---|---|" + "--:|" * (len(heads) - 2)]
+    for (size, method, rival), ours in by.items():
+        if rival != "minipeft":
+            continue
+        others = [by.get((size, method, other)) for other in rivals]
+        times = [f"{ours['ms'] / other['ms']:.2f}" if other else "–" for other in others]
+        memory = f"{ours['peak'] / others[0]['peak']:.2f}"
+        cells = [size, f"`{method}`", f"{ours['ms']:.0f}", *times, memory]
+        lines.append("|".join(["", *cells, ""]))
+    return "\n".join(lines)
+
+
+PARTS = {
+    "speed": speed,
+    "reading": reading,
+    "methods": methods,
+    "comparison": comparison,
+    "mistakes": mistakes,
+}
 
 
 def written(text):
