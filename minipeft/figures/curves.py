@@ -39,7 +39,7 @@ def measure(fast=False):
 
 def draw(numbers):
     """Two panels, one line a method in both."""
-    figure, (left, right) = canvas(1, 2, 9.5, 4)
+    figure, (left, right) = canvas(1, 2, 10.2, 4)
     for method in METHODS:
         look, losses = style(method), numbers["loss"][method]
         smooth = np.convolve(losses, np.full(20, 1 / 20), "valid")
@@ -51,7 +51,7 @@ def draw(numbers):
              title=f"{numbers['task']}, mean of 20 steps")  # fmt: skip
     right.set(xscale="log", xlabel="learning rate (log scale)", ylim=(-0.04, 1.05),
               ylabel="exact match, validation", title="300 steps at each rate")  # fmt: skip
-    right.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
     for axes in (left, right):
         tidy(axes)
     return figure

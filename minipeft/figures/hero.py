@@ -39,7 +39,7 @@ def long_comparison():
 
 def draw(numbers):
     """One point a method and budget, the longer one filled."""
-    figure, (axes,) = canvas(1, 1, 9.5, 5.6)
+    figure, (axes,) = canvas(1, 1, 9.5, 6.2)
     for method, found in numbers["methods"].items():
         look, x, last = style(method), found["trainable"], None
         budgets = sorted(found["exact"], key=int)
@@ -55,10 +55,11 @@ def draw(numbers):
         axes.annotate(method, (x, last), (0, 0), textcoords="offset points", va="bottom",
                       fontsize=SMALL, color=tint(method))  # fmt: skip
     steps = " (hollow) and ".join(sorted(itertools.chain(*[budgets]), key=int))
-    axes.set(xscale="log", ylim=(-0.04, 1.08), xlabel="trained numbers (log scale)",
+    tasks = ", ".join(numbers["tasks"])
+    axes.set(xscale="log", xlabel="trained numbers (log scale)",
              ylabel="exact match on unseen words",
-             title=f"{', '.join(numbers['tasks'])}: {steps} steps (filled)")  # fmt: skip
-    axes.margins(x=0.1)
+             title=f"mean of {tasks}: {steps} steps (filled)")  # fmt: skip
+    axes.margins(x=0.1, y=0.1)
     tidy(axes)
     figure.canvas.draw()
     place_labels(axes)
