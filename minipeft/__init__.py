@@ -22,6 +22,7 @@ from .count import count
 from .data import Examples, Task
 from .explain import explain
 from .generate import generate
+from .hf import export_adapter, import_adapter
 from .history import History, Score
 from .ledger import ledger
 from .nn import Parameter
@@ -74,9 +75,9 @@ __all__ = [
     "Pfeiffer", "PiSSA", "Prefix", "Prompt", "RSLoRA", "Score", "Task", "Tensor", "Transformer",
     "VeRA",
     "adapters", "attach", "combine", "count", "dequantize", "detach", "disabled", "dtype",
-    "evaluate", "explain", "fingerprint", "fit", "generate", "in_use", "ledger", "load_adapter",
-    "load_base", "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter",
-    "save_model", "unmerge", "use",
+    "evaluate", "explain", "export_adapter", "fingerprint", "fit", "generate", "import_adapter",
+    "in_use", "ledger", "load_adapter", "load_base", "load_model", "loftq", "merge", "no_grad",
+    "quantize", "save_adapter", "save_model", "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

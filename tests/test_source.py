@@ -41,6 +41,8 @@ LAYERS = """
     tally standing
     files data optim generate
     checkpoint runs
+    hf_config
+    hf
     options formulas
     papers
     explain count

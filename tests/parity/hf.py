@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import (  # noqa: E402
 
 from minipeft.backend import np, to_numpy  # noqa: E402
 from minipeft.functional import IGNORE  # noqa: E402
-from minipeft.peft.base import base_parameters  # noqa: E402
+from minipeft.peft.base import base_parameters, precision  # noqa: E402
 
 torch.set_num_threads(1)  # the models are too small for more
 
@@ -137,16 +137,17 @@ class ExactRotary(LlamaRotaryEmbedding):
         return angles.cos(), angles.sin()
 
 
-def hf_model(model):
+def hf_model(model, kind=None):
     """HF's GPT2LMHeadModel or LlamaForCausalLM with the weights of one of ours, frozen or not.
 
-    In float64 the two places where HF's Llama computes in float32 all the same are replaced.
+    It computes in the precision of ours unless told. In float64 the two places where HF's Llama
+    computes in float32 all the same are replaced.
     """
     config = model.config
-    kind = transformers.GPT2LMHeadModel if is_gpt2(config) else transformers.LlamaForCausalLM
+    shape = transformers.GPT2LMHeadModel if is_gpt2(config) else transformers.LlamaForCausalLM
     base = {path: to_numpy(p.data) for path, p in base_parameters(model)}
-    double = base["wte.weight"].dtype == np.float64
-    theirs = kind(hf_config(config)).to(torch.float64 if double else torch.float32).eval()
+    double = (kind or precision(model)) == "float64"
+    theirs = shape(hf_config(config)).to(torch.float64 if double else torch.float32).eval()
     for module in theirs.modules() if double else ():
         for plain, exact in ((LlamaRMSNorm, ExactRMSNorm), (LlamaRotaryEmbedding, ExactRotary)):
             if type(module) is plain:
@@ -156,6 +157,11 @@ def hf_model(model):
         state["lm_head.weight"] = state[hf_module("wte", config) + ".weight"]
     theirs.load_state_dict(state)
     return theirs
+
+
+def rounded(tensor, model):
+    """A tensor of which every number is one that a model of ours can hold."""
+    return torch.tensor(tensor.numpy().astype(precision(model)), dtype=tensor.dtype)
 
 
 def hf_logits(theirs, ids, real=None, **options):

@@ -2,7 +2,7 @@
 
 import re
 
-from hf import from_hf, hf_logits, hf_loss, hf_model, hf_module, to_hf, torch
+from hf import from_hf, hf_logits, hf_loss, hf_model, hf_module, rounded, to_hf, torch
 
 import minipeft as mp
 from minipeft.backend import np, to_numpy
@@ -24,10 +24,9 @@ CONFIGS = {
 
 
 def drawn(shape, seed):
-    """A small random Config of a shape; of two layers, as some rows name the second.
+    """A small random Config of a shape, of two layers as some rows name the second.
 
-    Without a seed one that is known to be well conditioned: float32, here and there, is nearer
-    to the truth than 1e-6, which it is not for all.
+    Without a seed a fixed one.
     """
     if seed is None:
         return CONFIGS[shape]
@@ -49,15 +48,18 @@ def drawn(shape, seed):
 
 
 class Pair:
-    """A row's method on a model of ours and on HF's; all that trains is carried from HF's."""
+    """A row's method on a model of ours and on HF's; all that trains is carried from HF's.
 
-    def __init__(self, row, precision, seed=0, config=None):
+    HF's computes in the same precision unless told, in any case from the same numbers.
+    """
+
+    def __init__(self, row, precision, seed=0, config=None, theirs=None):
         self.row = row
         self.config = config or drawn(row.shape, seed).with_(tied=row.tied)
         seed = seed or 0
         self.ours = model(self.config, seed, precision)
         torch.manual_seed(seed)
-        self.theirs = row.theirs(hf_model(self.ours))
+        self.theirs = row.theirs(hf_model(self.ours, theirs))
         self.adapter = mp.attach(self.ours, row.ours)
         self.fresh = {path: p.data.copy() for path, p in self.adapter.named_parameters()}
         named = self.theirs.named_parameters()
@@ -88,7 +90,9 @@ class Pair:
         return arrays
 
     def carry(self):
-        """Copy the numbers that train from HF's to ours."""
+        """Copy the numbers that train from HF's to ours, rounded in both to what ours holds."""
+        for p in self.hf.values():
+            p.data = rounded(p.data, self.ours)
         arrays = self.as_ours(self.hf)
         for path, p in self.adapter.named_parameters():
             p.data[...] = arrays[path]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from handwritten import beside, bottlenecks, compacters
-from hf import peft, torch
+from hf import peft, rounded, torch
 from peft.optimizers import create_loraplus_optimizer
 
 import minipeft as mp
@@ -91,9 +91,11 @@ def carry_pissa(pair):
 def carry_vera(pair):
     """The frozen matrices, which each library draws by its own generator."""
     a, b = (getattr(pair.theirs.base_model, f"vera_{side}")["default"] for side in "AB")
+    for matrix in (a, b):
+        matrix.copy_(rounded(matrix, pair.ours))
     for delta in pair.adapter.deltas.values():
-        n_in, n_out = delta.a.shape[1], delta.b.shape[0]
-        delta.a, delta.b = a[:, :n_in].numpy(), b[:n_out].numpy()
+        n_in, n_out, kind = delta.a.shape[1], delta.b.shape[0], delta.a.dtype
+        delta.a, delta.b = a[:, :n_in].numpy().astype(kind), b[:n_out].numpy().astype(kind)
 
 
 def adalora(**options):
