@@ -34,7 +34,7 @@ from .config import Config
 from .costs import in_outline
 from .count import chosen_model, model_arguments
 from .errors import unknown
-from .files import write_json
+from .files import check_places, write_json
 from .formulas import brief
 from .options import chosen_method, method_arguments
 from .peft import METHODS
@@ -165,7 +165,7 @@ def main(options):
         model = presets.config(options.model or options.preset)  # says what is wrong with it
     names = ("batch", "seq", "policy", "base_bits", "recompute", "accumulate")
     how = {name: getattr(options, name) for name in names}
-    method = FROZEN if options.method == FROZEN else chosen_method(options)
+    method = FROZEN if options.method == FROZEN else chosen_method(options, FROZEN)
     if options.plot:
         draw(model, options.plot, **how)
         return
@@ -200,7 +200,9 @@ def draw(model, path, **how):
     from .plots import save
     from .plots_ledger import bars
 
+    numbers = Path(path).with_suffix(".json")
+    check_places(path, numbers)
     rows = compared(model, **how)
-    write_json(Path(path).with_suffix(".json"), rows)
     save(bars(rows), path)
-    print(f"wrote {path} and {Path(path).with_suffix('.json')}")
+    write_json(numbers, rows)
+    print(f"wrote {path} and {numbers}")

@@ -19,10 +19,13 @@ def method_arguments(parser):
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def chosen_method(options):
-    """The method that the options choose; ValueError for what it does not have or cannot be."""
+def chosen_method(options, *others):
+    """The method that the options choose; ValueError for what it does not have or cannot be.
+
+    others: what the command takes in place of a method, to be named as well.
+    """
     if options.method not in METHODS:
-        raise ValueError(unknown("method", options.method, METHODS))
+        raise ValueError(unknown("method", options.method, [*METHODS, *others]))
     values = dict(setting(text) for text in options.set)
     if options.targets is not None:
         names = tuple(name.strip() for name in options.targets.split(",") if name.strip())

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..errors import unknown
-from ..files import read_json, write_json
+from ..files import check_places, read_json, write_json
 from ..plots import save
 from . import attention, curves, data, forgetting, hero, memory, merge, ranks, spectrum, storage
 
@@ -38,6 +38,8 @@ def figures(names=FIGURES, out="figures", fast=False, redraw=False):
         if name not in FIGURES:
             raise ValueError(unknown("figure", name, FIGURES))
     out = Path(out)
+    if not redraw:
+        check_places(*(out / f"{name}.{end}" for name in names for end in ("json", "png")))
     for name in tqdm(names, desc="figures", unit="figure", disable=None):
         path = out / f"{name}.json"
         if not redraw:
@@ -62,6 +64,7 @@ def arguments(parser):
 
 def main(options):
     """Run `minipeft figures`."""
-    names = [name.strip() for name in options.only.split(",")] if options.only else FIGURES
+    chosen = options.only
+    names = FIGURES if chosen is None else [name.strip() for name in chosen.split(",")]
     figures(names, options.out, options.fast, options.redraw)
     print(f"wrote {', '.join(names)} to {options.out}/ (.png and .json)")
