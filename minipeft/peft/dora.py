@@ -9,7 +9,8 @@ numbers a target. Merges exactly, into the weight alone. Every step it forms V, 
 (out, in). With m = ‖V‖ it is LoRA. Of two in use at once each takes its norm from W alone.
 
 Liu et al. 2024, sections 4.1 and 4.3, arXiv:2402.09353 (its "columns" are rows here, as its W
-is transposed), where r = 16 or 32 and α = 2 r
+is transposed), where r = 16 or 32 and α = 2 r. Of the paper's two gradients it is that of
+section 4.3, the norm a constant, as in HF PEFT.
 """
 
 from dataclasses import dataclass

@@ -5,10 +5,12 @@
 
 l = 1, so attaching changes nothing. Trains out numbers a target, in numbers for a feed-forward
 one: L (2 kv + ffn) by default. The change is that of a diagonal matrix: it merges exactly,
-W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make what is there stronger, weaker or
-opposite, and nothing new.
+W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make a feature stronger, weaker or
+opposite, and mixes none with another; what follows from the features may be new all the same.
 
-Liu et al. 2022, section 3.3, arXiv:2205.05638
+Liu et al. 2022, section 3.3, arXiv:2205.05638. As in HF PEFT any matrix can be a target. On
+GPT-2's c_attn, which HF holds as one matrix, its l stretches the queries too: here queries,
+keys and values are targets of their own, as in the paper, which stretches the latter two.
 """
 
 from dataclasses import dataclass, replace

@@ -29,7 +29,8 @@ class LoRA(Targeted):
     """LoRA of rank r on the named matrices; lora_dropout acts on the input of A only.
 
     rank_pattern and alpha_pattern give single modules another r or α, by a regular expression
-    for the end of their path: {"down_proj": 16}. layers_to_transform numbers the blocks.
+    for the end of their path: {"down_proj": 16}; of several that match the first counts, and
+    the module's scale is its own α / r, as in HF PEFT. layers_to_transform numbers the blocks.
     """
 
     r: int = 8

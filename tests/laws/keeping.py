@@ -32,14 +32,29 @@ def law_02_the_base_is_frozen(case):
 
 
 def law_03_the_count(case):
-    """Trainable numbers = the formula = the file's, folded; the fractions say of what."""
+    """Trainable numbers = the formula = the file's, folded.
+
+    The percentages are of the base, and of the base with all that the adapter adds to it.
+    """
     net, adapter = case.attached()
     formula = case.method.count(case.config)
-    base = sum(p.data.size for _, p in base_parameters(net))
+    sizes = {path: p.data.size for path, p in base_parameters(net)}
+    base, new = (
+        sum(sizes.values()),
+        formula - sum(sizes.get(path, 0) for path in adapter.copies),
+    )
     training = [p for p in net.parameters() if p.requires_grad]
     assert adapter.count == formula, f"counted {adapter.count}, the formula says {formula}"
     assert sum(p.data.size for p in training) == formula, "what trains is not what is counted"
     assert base == case.config.size, "the base is not as large as its Config says"
+    told = mp.count(case.config, case.method)
+    close(told.percent_of_base, 100 * formula / base, 1e-12, "percentage of the base")
+    close(
+        told.percent_of_total,
+        100 * formula / (base + new),
+        1e-12,
+        "percentage of base + adapter",
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = mp.save_adapter(net, "a", folder) / "adapter_model.safetensors"
         kept = case.method.folded().count(case.config)
