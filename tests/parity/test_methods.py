@@ -10,13 +10,25 @@ from minipeft.autograd import no_grad
 from minipeft.backend import np
 from strategies import batch
 
-# of logits, of gradients, of what 20 steps lead to
+# of ours: limits of logits and merged weights, of gradients, of what 20 steps lead to
 PRECISIONS = {"float32": (1e-6, 1e-5, 1e-5), "float64": (1e-13, 1e-12, 1e-12)}
 
 rows = pytest.mark.parametrize("row", ROWS)
-# float32 on one model of each shape, float64 on random ones as well
-EACH = [("float32", None), ("float64", None), *[("float64", seed) for seed in range(3)]]
-each = pytest.mark.parametrize("precision, seed", EACH)
+# Precision of ours and of HF's, seed of a random model or None for the fixed one. Float32 meets
+# float32 on that one only: elsewhere both roundings add up to more than 1e-6, so that ours is
+# held to the truth instead, which is HF's model in float64 on the same numbers.
+EACH = [(kind, kind, None) for kind in PRECISIONS]
+EACH += [(kind, "float64", seed) for kind in PRECISIONS for seed in range(3)]
+each = pytest.mark.parametrize("precision, theirs, seed", EACH)
+
+
+def rounding(pair, row, seed, ids, truth):
+    """How far the logits of HF's own float32 are from the truth, from the numbers of a pair."""
+    single = Pair(ROWS[row], "float32", seed)
+    for name, p in single.hf.items():
+        p.data = pair.hf[name].data.float()
+    with no_grad():
+        return difference(hf_logits(single.theirs, ids).detach().numpy(), truth)
 
 
 def logits(pair, ids, real=None):
@@ -27,14 +39,17 @@ def logits(pair, ids, real=None):
 
 @rows
 @each
-def test_logits_and_gradients(row, precision, seed):
+def test_logits_and_gradients(row, precision, theirs, seed):
+    """A model so steep that ours misses the truth by more is as steep for HF's float32."""
     off, steep, _ = PRECISIONS[precision]
-    pair = Pair(ROWS[row], precision, seed).shake()
+    pair = Pair(ROWS[row], precision, seed, theirs=theirs).shake()
     assert pair.adapter.count == sum(p.numel() for p in pair.hf.values())
     ids, labels = batch(pair.config, B=3, T=6)
-    ours, theirs = pair.ours(ids), hf_logits(pair.theirs, ids)
-    assert difference(ours.data, theirs) <= off
-    loss, truth = F.cross_entropy(ours, labels), hf_loss(theirs, labels)
+    ours, wanted = pair.ours(ids), hf_logits(pair.theirs, ids)
+    apart = difference(ours.data, wanted)
+    steeper = precision != theirs and apart > off
+    assert apart <= (2 * rounding(pair, row, seed, ids, wanted) if steeper else off)
+    loss, truth = F.cross_entropy(ours, labels), hf_loss(wanted, labels)
     assert difference(np.array(loss.data), truth) <= off
     loss.backward()
     truth.backward()
@@ -54,16 +69,25 @@ def test_padding(row):
 
 @rows
 @each
-def test_twenty_steps(row, precision, seed):
+def test_twenty_steps(row, precision, theirs, seed):
+    """AdamW divides by √v, so where a gradient is about 0 its rounding makes a whole step.
+
+    On random models in float32 a few numbers part by up to 10⁻³ therefore, and what is held
+    there is their norm, and the losses.
+    """
     _, _, far = PRECISIONS[precision]
-    pair = Pair(ROWS[row], precision, seed)
-    ours, theirs = pair.train()
-    assert difference(ours, theirs) <= far
-    assert_close(*pair.trained(), far)
+    pair = Pair(ROWS[row], precision, seed, theirs=theirs)
+    assert difference(*pair.train()) <= far
+    if precision == theirs:
+        assert_close(*pair.trained(), far)
+        return
+    ours, theirs = pair.trained()
+    for name, wanted in theirs.items():
+        assert np.linalg.norm(ours[name] - wanted.numpy()) <= 1e-4 * wanted.norm(), name
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row].ours.folds])
 @each
-def test_merged_weights(row, precision, seed):
+def test_merged_weights(row, precision, theirs, seed):
     off, _, _ = PRECISIONS[precision]
-    assert_close(*Pair(ROWS[row], precision, seed).shake().merged(), off)
+    assert_close(*Pair(ROWS[row], precision, seed, theirs=theirs).shake().merged(), off)
