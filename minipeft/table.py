@@ -33,7 +33,8 @@ def mean(rows, column):
 def spread(rows, column):
     """(mean, lowest, highest) of a column over seeds."""
     numbers = [row[column] for row in rows]
-    return statistics.fmean(numbers), min(numbers), max(numbers)
+    middle = statistics.fmean(numbers)
+    return middle, min(middle, *numbers), max(middle, *numbers)  # it may be rounded past them
 
 
 HEAD = (

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from minipeft import compare, plots, plots_compare, runs, trial
 from minipeft.compare import choose_rates, rate, shipped_rates
 from minipeft.data import DOWNSTREAM, PRETRAINING
 from minipeft.runs import Processes, run_all
-from minipeft.table import COMPARED, table
+from minipeft.table import COMPARED, spread, table
 from minipeft.trial import Trial, measure
 
 SMALL = dict(steps=2, lr=0.003, words=8, batch_size=4)
@@ -35,7 +36,7 @@ def test_a_trial_tells_the_truth_about_its_method(rows):
         assert row["merge_difference"] is None or row["merge_difference"] < 1e-4
         assert row["file_bytes"] > 4 * row["trainable"]
         assert row["file_bytes"] < 4 * row["trainable"] + 20_000  # names and settings
-        assert len(row["examples"]) == 3 and len(row["curve"]) == row["steps"]
+        assert len(row["examples"]) == 3 and len(row["curve"]) == -(-row["steps"] // 10)
 
 
 def test_the_tape_of_a_frozen_base_is_smaller(rows):
@@ -138,6 +139,14 @@ def test_many_methods_get_a_line_each(rows):
             hollow, filled = sorted((a.get_xdata()[0], a.get_markerfacecolor()) for a in found)
             assert hollow == (pytest.approx(0.02 * i + 0.08), "white")
             assert filled == (pytest.approx(0.02 * i + 0.305), plots.style(method)["color"])
+
+
+def test_a_mean_that_is_rounded_lies_between_its_numbers():
+    shares = [i / 300 for i in range(301)]
+    assert any(statistics.fmean([x] * 3) != x for x in shares)
+    for x in shares:
+        middle, low, high = spread([{"exact": x}] * 3, "exact")
+        assert low <= middle <= high
 
 
 def test_a_table_of_many_goes_family_by_family(rows):
