@@ -17,7 +17,7 @@ METHODS = ("full", "lora", "adapter", "ia3", "bitfit", "prefix", "prompt")
 
 
 def measure(fast=False):
-    """Losses of the longest runs, means of ten steps, and [rate, exact match] on validation words."""
+    """Losses of the longest runs, means of ten steps; [rate, exact match], validation words."""
     rows = [
         row for row in long_comparison() if row["task"] == TASK and row["method"] in METHODS
     ]
