@@ -10,9 +10,8 @@ import itertools
 from matplotlib.figure import Figure
 
 from .plots import LARGE, SMALL, place_labels, style, tidy, tint
-from .table import families, groups, mean, spread
+from .table import FEW, families, groups, mean, spread
 
-FEW = 8  # methods
 RIGHT = "exact match on unseen words"
 
 

@@ -37,6 +37,7 @@ def spread(rows, column):
     return middle, min(middle, *numbers), max(middle, *numbers)  # it may be rounded past them
 
 
+FEW = 8  # methods that need no headings
 HEAD = (
     f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{'exact':>15}{'loss':>8}"
     f"{'old tasks':>11}{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}"
@@ -47,13 +48,14 @@ HEAD = (
 def table(rows):
     """Everything measured, and what the fine-tuned models write for three words each.
 
-    Methods come family by family, under its name if there are several of one.
+    Methods come family by family; of many, those of one stand under its name.
     """
     lines = []
     for (task, steps), methods in groups(rows).items():
         lines += [heading(task, steps, methods), HEAD]
         for family, own in families(methods).items():
-            lines += [f"{family}-family"] if len(own) > 1 else []
+            named = len(methods) > FEW and len(own) > 1
+            lines += [f"{family}-family"] if named else []
             lines += [line(name, seeds) for name, seeds in own.items()]
         lines += ["", *examples(methods), ""]
     return "\n".join(lines)
