@@ -72,7 +72,7 @@ def test_padding(row):
 def test_twenty_steps(row, precision, theirs, seed):
     """AdamW divides by √v, so where a gradient is about 0 its rounding makes a whole step.
 
-    On random models in float32 a few numbers part by up to 10⁻³ therefore, and what is held
+    On random models in float32 a few numbers part by up to 2 · 10⁻⁴ therefore, and what is held
     there is their norm, and the losses.
     """
     _, _, far = PRECISIONS[precision]
