@@ -41,7 +41,7 @@ class Cache:
         room, filled = self.room.get(key, (None, None))
         if filled != S or old.data.base is not room or room.shape[2] < end:
             B, G, _, K = old.shape
-            room = xp.empty_like(old.data, shape=(B, G, 2 * end, K))
+            room = xp.empty_like(old.data, shape=(B, G, 2 * end, K), order="C")
             room[:, :, :S] = old.data
         room[:, :, S:end] = new.data
         self.room[key] = room, end

@@ -11,11 +11,11 @@ def piecewise(loss_of, x, pieces):
     only its gradients are kept: one of x, and one of each parameter that it trains. So a loss
     over many words holds the probabilities of few tokens at a time, and none until backward.
     """
-    total, dx, others = 0.0, None, {}
+    total, dx, others = None, None, {}
     for piece in pieces:
         part = Tensor(x.data[piece], requires_grad=needs_gradient(x))
         loss = loss_of(part, piece)
-        total = total + loss.data
+        total = loss.data if total is None else total + loss.data
         for leaf, g in gradients(loss).items() if loss.requires_grad else ():
             if leaf is not part.node:
                 others[leaf] = others[leaf] + g if leaf in others else g

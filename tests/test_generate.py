@@ -190,6 +190,19 @@ def test_the_context_may_be_filled_to_the_last_slot():
     assert len(generate(net, [[1] * 16], 1)[0]) == 1
 
 
+@pytest.mark.parametrize("method", [None, mp.Prefix(num_virtual_tokens=3)])
+def test_a_key_in_the_cache_is_one_piece_of_memory(method):
+    net = model(CONFIG)
+    if method is not None:  # whose slots are one row's, seen from every row
+        mp.attach(net, method)
+    with mp.no_grad():
+        _, cache = net.read([[1, 2], [3, 4], [5, 6]])
+        for _ in range(2):
+            for slots in (*cache.keys, *cache.values):
+                assert slots.data.strides[-1] == slots.data.itemsize
+            net.read([[1], [2], [3]], cache)
+
+
 @pytest.mark.parametrize("method", [mp.Prefix(num_virtual_tokens=3), mp.Prompt(3)])
 def test_virtual_tokens_take_part_in_writing(method):
     net = model(CONFIG)
