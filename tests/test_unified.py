@@ -4,6 +4,8 @@ arXiv:2110.04366, section 3: prefix tuning is a gated mixture (equations 7 and 8
 adapter without its nonlinearity is LoRA on the whole sub-layer (table 1).
 """
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,7 @@ def test_a_prefixed_model_is_a_model_of_mixtures(config):
     assert mixture.calls == config.layers
 
 
+@dataclass(frozen=True)
 class LoRAOnSubLayers(Method):
     """LoRA of rank 3 beside whole sub-layers instead of single weights."""
 
