@@ -191,10 +191,14 @@ def stretched(a, shape):
     return a.view(layout.shape, layout.strides)
 
 
-def like(a, dtype=None, shape=None):
-    """A new one laid out alike, of the same type and shape or another with as many axes."""
+def like(a, dtype=None, shape=None, order="K"):
+    """A new one, of the same type and shape or another with as many axes.
+
+    Laid out alike, or for order "C" with its axes from the largest stride to the smallest.
+    """
     new = a.dtype if dtype is None else dtype
-    return Outline(a.shape if shape is None else shape, new, largest_first(a))
+    axes = largest_first(a) if order == "K" else None
+    return Outline(a.shape if shape is None else shape, new, axes)
 
 
 def joined(arrays, axis=0):
