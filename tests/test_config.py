@@ -8,6 +8,7 @@ import minipeft as mp
 from minipeft.backend import np
 from minipeft.config import CHOICES
 from minipeft.nn import Linear
+from minipeft.peft.base import Method
 from strategies import configs
 
 seeds = st.integers(0, 2**32 - 1)
@@ -118,6 +119,17 @@ def test_an_unknown_option_of_a_method_is_named(method):
             make(rnak=8)
     with pytest.raises(ValueError, match="'rank_patern'; did you mean 'rank_pattern'"):
         mp.LoRA(r=4, rank_patern={})
+
+
+def test_a_method_may_have_an_init_of_its_own():
+    class Plain(Method):
+        pass
+
+    class Half(mp.LoRA):
+        def __init__(self, whole):
+            super().__init__(r=whole // 2)
+
+    assert isinstance(Plain(), Method) and Half(whole=8).r == 4
 
 
 def test_numbers_of_numpy_are_numbers():

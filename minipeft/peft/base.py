@@ -49,7 +49,9 @@ class Method:
     folds = False  # whether merging is possible
 
     def __new__(cls, *_, **options):
-        check_known(f"option of {cls.__name__}", options, [field.name for field in fields(cls)])
+        if "__dataclass_fields__" in vars(cls):  # or else it may have an __init__ of its own
+            names = [field.name for field in fields(cls)]
+            check_known(f"option of {cls.__name__}", options, names)
         return super().__new__(cls)
 
     def __post_init__(self):
