@@ -33,7 +33,7 @@ def picture(rows, path):
         axes.axvline(1.0, color="black", lw=1)
         axes.set(xscale="log", title=f"minipeft's {title} / the rival's")
         axes.title.set_fontsize(10)
-        ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0]
+        ticks = [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0]
         axes.set_xticks(ticks, map(str, ticks), fontsize=8)
         axes.minorticks_off()
         axes.grid(axis="x", alpha=0.3, lw=0.5)
