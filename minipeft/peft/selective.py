@@ -53,7 +53,12 @@ class Selective(Method):
 
 @dataclass(frozen=True)
 class BitFit(Selective):
-    """Fine-tuning of all biases, which has no hyper-parameters."""
+    """Fine-tuning of all biases.
+
+        b ← b + Δb, every bias
+
+    It has no hyper-parameters.
+    """
 
     peft_type = "BITFIT"
 
@@ -72,7 +77,12 @@ class BitFit(Selective):
 
 @dataclass(frozen=True)
 class NormTuning(Selective):
-    """Fine-tuning of the gains and biases of all norms, which has no hyper-parameters."""
+    """Fine-tuning of the gains and biases of all norms.
+
+        γ ← γ + Δγ, β ← β + Δβ, every norm
+
+    It has no hyper-parameters.
+    """
 
     peft_type = "LN_TUNING"
 
@@ -82,7 +92,12 @@ class NormTuning(Selective):
 
 @dataclass(frozen=True)
 class LastK(Selective):
-    """Fine-tuning of the last k blocks."""
+    """Fine-tuning of the last k blocks.
+
+        W ← W + ΔW, last k blocks
+
+    All that is in them trains.
+    """
 
     k: int = 1
 
@@ -105,7 +120,12 @@ class LastK(Selective):
 
 @dataclass(frozen=True)
 class Head(Selective):
-    """Fine-tuning of the head's weight only, which has no hyper-parameters."""
+    """Fine-tuning of the head's weight only.
+
+        W ← W + ΔW, head
+
+    It has no hyper-parameters.
+    """
 
     peft_type = "HEAD"
 

@@ -58,8 +58,8 @@ def methods():
 
 def equation_of(method):
     """The first indented line of the docstring of a method, or of its file, up to a gap."""
-    texts = inspect.cleandoc(method.__doc__ or ""), inspect.getmodule(method).__doc__
-    lines = (re.search(r"^ {4,}(\S.*)$", text, re.M) for text in texts)
+    texts = {8: method.__doc__ or "", 4: inspect.getmodule(method).__doc__}  # by indent
+    lines = (re.search(rf"^ {{{n},}}(\S.*)$", text, re.M) for n, text in texts.items())
     line = next(found.group(1) for found in lines if found)
     return re.split(r" {4,}", line)[0].replace("|", "\\|")
 
@@ -108,9 +108,11 @@ def speed():
     heads = ["size", "method", "ms a step", *(f"of {name}" for name in rivals.values()),
              "memory of HF PEFT"]  # fmt: skip
     lines = ["|".join(["", *heads, ""]), "|---|---|" + "--:|" * (len(heads) - 2)]
-    for (size, method, rival), ours in by.items():
+    sizes = ["S", "M", "M-llama", "L", "XL"]
+    for size, method, rival in sorted(by, key=lambda cell: sizes.index(cell[0])):
         if rival != "minipeft":
             continue
+        ours = by[size, method, rival]
         others = [by.get((size, method, other)) for other in rivals]
         times = [f"{ours['ms'] / other['ms']:.2f}" if other else "–" for other in others]
         memory = f"{ours['peak'] / others[0]['peak']:.2f}"
