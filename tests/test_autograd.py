@@ -184,7 +184,10 @@ def test_a_leaf_itself_may_be_the_loss_again_and_again():
     assert same(x.grad, xp.full(1, 2.0))
 
 
-@given(st.lists(st.integers(1, 3), min_size=1, max_size=4).filter(lambda shape: np.prod(shape) > 1))
+SHAPES = st.lists(st.integers(1, 3), min_size=1, max_size=4)
+
+
+@given(SHAPES.filter(lambda shape: np.prod(shape) > 1))
 def test_a_loss_is_one_number(shape):
     x = leaf(*shape)
     with pytest.raises(ValueError) as error:

@@ -91,7 +91,9 @@ def test_a_model_told_by_its_parameters_counts_like_its_config(name, data):
     config = data.draw(configs())
     told = architecture.like(config, {})
     method = data.draw(DRAWN[name](config))
-    assert mp.count(told, method) == mp.count(config, method)
+    found, wanted = mp.count(told, method), mp.count(config, method)
+    assert replace(found, formula="") == replace(wanted, formula="")
+    assert sorted(found.formula) == sorted(wanted.formula)  # but for the order of its terms
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
