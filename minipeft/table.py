@@ -32,7 +32,11 @@ def mean(rows, column):
 
 def spread(rows, column):
     """(mean, lowest, highest) of a column over seeds."""
-    numbers = [row[column] for row in rows]
+    return extent([row[column] for row in rows])
+
+
+def extent(numbers):
+    """(mean, lowest, highest) of some numbers."""
     middle = statistics.fmean(numbers)
     return middle, min(middle, *numbers), max(middle, *numbers)  # it may be rounded past them
 

@@ -4,13 +4,13 @@ Exact match on unseen words, the mean of the tasks; whiskers span the seeds. The
 those of the long comparison, `minipeft compare --full`, which has to be there.
 """
 
-import itertools
 import statistics
 from importlib.metadata import version
 from pathlib import Path
 
 from ..files import read_json
 from ..plots import SMALL, canvas, place_labels, style, tidy, tint
+from ..table import extent
 
 LONG = Path("figures/compare_full.json")
 
@@ -44,17 +44,15 @@ def draw(numbers):
         look, x, last = style(method), found["trainable"], None
         budgets = sorted(found["exact"], key=int)
         for steps in budgets:
-            seeds = found["exact"][steps].values()
-            y = statistics.fmean(seeds)
+            y, low, high = extent(found["exact"][steps].values())
             face = look["color"] if steps == budgets[-1] else "white"
-            whiskers = [[max(0.0, y - min(seeds))], [max(0.0, max(seeds) - y)]]
-            axes.errorbar(x, y, whiskers, capsize=2, lw=1, mfc=face, **look)
+            axes.errorbar(x, y, [[y - low], [high - y]], capsize=2, lw=1, mfc=face, **look)
             if last is not None:
                 axes.plot([x, x], [last, y], color=look["color"], lw=0.8, zorder=1)
             last = y
         axes.annotate(method, (x, last), (0, 0), textcoords="offset points", va="bottom",
                       fontsize=SMALL, color=tint(method))  # fmt: skip
-    steps = " (hollow) and ".join(sorted(itertools.chain(*[budgets]), key=int))
+    steps = " (hollow) and ".join(budgets)
     tasks = ", ".join(numbers["tasks"])
     axes.set(xscale="log", xlabel="trained numbers (log scale)",
              ylabel="exact match on unseen words",
