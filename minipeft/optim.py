@@ -25,27 +25,25 @@ class AdamW:
         self.m = [xp.zeros_like(p.data) for p in self.parameters]
         self.v = [xp.zeros_like(p.data) for p in self.parameters]
 
-    def step(self, lr, scale=1.0):
+    def step(self, lr, scale=1.0, before=None):
         """One update at rate `lr` by the gradients times `scale` (see `clip_scale`).
 
-        So scaled they stay, for a method may look at them after the step.
+        before: arrays that are given the weights as they were.
         """
         self.steps += 1
         b1, b2 = self.betas
         rate = lr / (1.0 - b1**self.steps)
         root = 1.0 / math.sqrt(1.0 - b2**self.steps)
-        for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+        for i, p in enumerate(self.parameters):
             if p.grad is None:
                 continue
-            if scale != 1.0:  # NumPy makes a number of an array without axes
-                p.grad = xp.asarray(p.grad * scale)
-            kept = 1.0
-            if p.ndim > 1:
-                kept = 1.0 - lr * p.rate * self.weight_decay
-            w, g, m, v = (xp.atleast_1d(a) for a in (p.data, p.grad, m, v))  # views
-            for rows in blocks(len(w), w.size // len(w)):
-                w[rows] *= kept
-                w[rows] -= self.change(g[rows], m[rows], v[rows], root) * (rate * p.rate)
+            kept = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
+            was = p.data if before is None else before[i]
+            arrays = (p.data, p.grad, self.m[i], self.v[i], was)
+            for w, g, m, v, was in in_blocks(*arrays):
+                was[...] = w
+                w *= kept
+                w -= self.change(g * scale, m, v, root) * (rate * p.rate)
 
     def change(self, g, m, v, root):
         """Move both moments on by a gradient, in place; return (m / (√v · root + eps))."""
@@ -70,8 +68,15 @@ def grad_norm(parameters):
 
 def square_sum(g):
     """Σ g², by parts that stay in a core's cache."""
-    rows = xp.atleast_1d(g)
-    return sum((rows[i] * rows[i]).sum() for i in blocks(len(rows), rows.size // len(rows)))
+    return sum((part * part).sum() for (part,) in in_blocks(g))
+
+
+def in_blocks(*arrays):
+    """Views of the same rows of each array, a block at a time that stays in a core's cache."""
+    rows = [xp.atleast_1d(a) for a in arrays]
+    first = rows[0]
+    for part in blocks(len(first), first.size // len(first)):
+        yield tuple(a[part] for a in rows)
 
 
 def clip_scale(norm, limit):

@@ -74,7 +74,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     accumulate: int = 1  # parts in which to read a batch: the same gradient in less memory
-    workers: int = 1  # threads that read parts of a batch side by side, one BLAS thread each
+    workers: int = 1  # processes that read parts of a batch side by side: see `workers`
     recompute: bool = False  # gradient checkpointing: see `recompute`
     seed: int = 0
 
@@ -122,7 +122,7 @@ class Run:
         """How many steps have been taken."""
         return self.optimizer.steps
 
-    def step(self, each=map):
+    def step(self, each=None):
         """One batch forward and backward, one update, one line in the history."""
         began, s, parameters = time.perf_counter(), self.settings, self.optimizer.parameters
         ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
@@ -133,12 +133,11 @@ class Run:
         loss, norm = numbers([loss, grad_norm(parameters)])
         if not math.isfinite(loss + norm):
             self.give_up(loss, norm)
-        for p, good in zip(parameters, self.good, strict=True):
-            good[...] = p.data
         lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
-        self.optimizer.step(lr, clip_scale(norm, s.clip))
+        scale = clip_scale(norm, s.clip)
+        self.optimizer.step(lr, scale, before=self.good)
         for adapter in self.adapters:
-            ranks = adapter.method.after_step(adapter, self.done, s.steps)
+            ranks = adapter.method.after_step(adapter, self.done, s.steps, scale)
             self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
         for p in parameters:
             p.grad = None

@@ -1,16 +1,18 @@
 """However a batch is read, its gradient is the same: in parts, by workers, recomputed."""
 
-import pytest
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.accumulate import accumulate, side_by_side
+from minipeft.accumulate import accumulate, read
 from minipeft.backend import np, to_numpy
 from minipeft.functional import IGNORE
 from minipeft.nn import Noise
 from minipeft.recompute import recomputing
 from minipeft.tape import tape_arrays
+from minipeft.workers import FORKS, processes, threads
 from strategies import batch, configs, model
 
 METHODS = [
@@ -31,6 +33,11 @@ def gradient(net, ids, labels, **how):
     return loss, np.concatenate(found)
 
 
+def trained(net):
+    """The parameters that train."""
+    return [p for p in net.parameters() if p.requires_grad]
+
+
 @given(configs(), st.sampled_from(METHODS), st.data())
 def test_parts_and_workers_give_the_gradient_of_the_whole(config, method, data):
     net = model(config.with_(dropout=0.3))
@@ -42,9 +49,10 @@ def test_parts_and_workers_give_the_gradient_of_the_whole(config, method, data):
     for parts in (2, 5, 9):
         again, found = gradient(net, ids, labels, parts=parts)
         np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
-    with side_by_side(2) as each:
-        again, found = gradient(net, ids, labels, parts=4, each=each)
-    np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
+    for crew in (threads, processes) if FORKS else (threads,):
+        with crew(partial(read, net), trained(net), 2) as each:
+            again, found = gradient(net, ids, labels, parts=4, each=each)
+        np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
 
 
 @given(configs(), st.sampled_from(METHODS))
@@ -92,11 +100,3 @@ def test_dropout_of_a_row_does_not_depend_on_its_company():
         whole = all_rows.random((6, 3), np.float32)
         assert (some.random((2, 3), np.float32) == whole[[4, 1]]).all()
     assert (whole != Noise((1, 2), range(6)).random((6, 3), np.float32)).any()
-
-
-def test_a_failing_part_is_heard():
-    def fail(_):
-        raise ValueError("part")
-
-    with side_by_side(2) as each, pytest.raises(ValueError, match="part"):
-        list(each(fail, [1, 2]))

@@ -52,14 +52,30 @@ def test_adamw_is_that_of_the_papers(grads, lr, betas, eps, decay):
     assert (to_numpy(still.data) == 1.0).all()  # without a gradient, not even decay
 
 
-def test_adamw_updates_in_place_and_leaves_scaled_gradients():
-    p = Parameter(np.ones((3, 2)))
-    array, g = p.data, xp.ones((3, 2), "float32")
+def test_adamw_updates_in_place_and_remembers_what_was():
+    p = Parameter(np.arange(6.0).reshape(3, 2))
+    array, g, was = p.data, xp.ones((3, 2), "float32"), xp.zeros((3, 2), "float32")
     optimizer, p.grad = AdamW([p]), g
-    optimizer.step(0.1, scale=0.5)
-    assert p.data is array and (to_numpy(array) < 1).all()
-    assert (to_numpy(g) == 1).all() and (to_numpy(p.grad) == 0.5).all()
+    optimizer.step(0.1, before=[was])
+    assert p.data is array and p.grad is g
+    assert (to_numpy(was).ravel() == np.arange(6)).all() and (
+        to_numpy(array) < to_numpy(was)
+    ).all()
+    assert (to_numpy(g) == 1).all()
     assert {a.dtype.name for a in (p.data, *optimizer.m, *optimizer.v)} == {"float32"}
+
+
+@given(st.floats(1e-3, 1.0))
+def test_a_scale_is_as_good_as_scaled_gradients(scale):
+    with mp.dtype("float64"):
+        one, other = (Parameter(np.ones((3, 2))) for _ in range(2))
+    g = xp.linspace(-1.0, 2.0, 6).reshape(3, 2)
+    scaled, given = AdamW([one]), AdamW([other])
+    for _ in range(3):
+        one.grad, other.grad = g * scale, g
+        scaled.step(0.1)
+        given.step(0.1, scale)
+    np.testing.assert_allclose(to_numpy(one.data), to_numpy(other.data), rtol=1e-12)
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e3))

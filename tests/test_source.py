@@ -52,6 +52,7 @@ LAYERS = """
     account
     ledger
     history
+    workers
     accumulate
     train
     pretrain trial

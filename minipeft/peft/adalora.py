@@ -95,11 +95,12 @@ class AdaLoRA(Targeted):
             for delta in adapter.deltas.values():
                 (delta.skewness() * share).backward()
 
-    def after_step(self, adapter, step, steps):
+    def after_step(self, adapter, step, steps, scale=1.0):
         deltas = adapter.deltas.values()
         budget, last = self.budget(step, steps, len(deltas)), steps - self.tfinal
         if step <= last:
-            scores = [delta.score(self.beta1, self.beta2, fresh=step == 1) for delta in deltas]
+            smooth = self.beta1, self.beta2, step == 1
+            scores = [delta.score(*smooth, scale) for delta in deltas]
         if step == last or (self.tinit < step < last and step % self.deltaT == 0):
             best = xp.argsort(-xp.concatenate(scores), kind="stable")[:budget]
             kept = xp.zeros(self.init_r * len(deltas))
@@ -155,11 +156,14 @@ class AdaLoRADelta(Delta):
         both = (p.transpose(1, 0) @ p - one, q @ q.transpose(1, 0) - one)
         return sum(square(off).sum() for off in both)
 
-    def score(self, beta1, beta2, fresh):
-        """The triplets' scores (r,), after smoothing I and U further, or from zero if fresh."""
+    def score(self, beta1, beta2, fresh, scale=1.0):
+        """The triplets' scores (r,), after smoothing I and U further, or from zero if fresh.
+
+        The gradients count times `scale`.
+        """
         scores, averages = [], zip(self.sensitivity, self.uncertainty, strict=True)
         for p, (mean, off) in zip(self.parameters(), averages, strict=True):
-            now = xp.zeros_like(p.data) if p.grad is None else xp.abs(p.data * p.grad)
+            now = xp.zeros_like(p.data) if p.grad is None else xp.abs(p.data * (p.grad * scale))
             mean[...] = (1.0 - beta1) * now + (0.0 if fresh else beta1 * mean)
             off[...] = (1.0 - beta2) * xp.abs(now - mean) + (0.0 if fresh else beta2 * off)
             scores.append(mean * off)

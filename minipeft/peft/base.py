@@ -88,8 +88,10 @@ class Method:
         Raises ValueError for a run that is too short for the method.
         """
 
-    def after_step(self, adapter, step, steps):
-        """Called after that update, the gradients still there; returns the ranks to note."""
+    def after_step(self, adapter, step, steps, scale=1.0):
+        """Called after that update, by the gradients still there times `scale`; returns the
+        ranks to note.
+        """
         return {}
 
     @classmethod

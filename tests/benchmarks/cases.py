@@ -81,7 +81,7 @@ class Stepper:
         how = dict(warmup=0, clip=CLIP, weight_decay=DECAY, workers=workers)
         self.run = Run(net, self.data, Settings(10**9, B, LR, **how))
 
-    def __call__(self, each=map):
+    def __call__(self, each=None):
         self.run.step(each)
         return self.run.history.loss[-1]
 
@@ -92,12 +92,29 @@ class Stepper:
 
 
 def peak_memory(reset=False):
-    """The most bytes that this process has held (resident), since the last reset."""
+    """The most bytes that this process has held (resident), since the last reset.
+
+    Its workers' peaks are added, less the pages that they share with it.
+    """
     if reset:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    workers = [n for file in Path("/proc/self/task").glob("*/children") for n in words(file)]
+    peaks = [kilobytes(f"/proc/{pid}/status", "VmHWM") for pid in ("self", *workers)]
+    both = ("Shared_Clean", "Shared_Dirty")
+    shared = [kilobytes(f"/proc/{pid}/smaps_rollup", key) for pid in workers for key in both]
+    return 1024 * (sum(peaks) - sum(shared))
+
+
+def words(path):
+    """The words of a file of the kernel's."""
+    return Path(path).read_text(encoding="ascii").split()
+
+
+def kilobytes(path, key):
+    """The number behind a key in such a file."""
+    found = words(path)
+    return int(found[found.index(f"{key}:") + 1])
 
 
 def serve(step, **about):

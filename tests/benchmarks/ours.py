@@ -1,6 +1,6 @@
 """minipeft's step, as `fit` takes it.  python ours.py SIZE METHOD
 
-With as many workers as threads: each reads a part of the batch with one BLAS thread.
+With as many workers as threads: each process reads a part of the batch by one BLAS thread.
 """
 
 import sys

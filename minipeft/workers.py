@@ -1,0 +1,180 @@
+"""Processes that read the parts of a batch side by side: data parallelism in a page.
+
+    this process   part 0 ──────── its gradients ──────┬── their sum, one update of the weights
+    a worker       part 1 ── its gradients, in shared ─┘   (shared: the worker sees it at once)
+                             memory
+
+NumPy computes elementwise on one core. Two threads would use two, but they wait for one another
+at Python's lock before each op, and the ops of a small model are shorter than such a wait. A
+process has a lock of its own. It starts as a copy of this one (`fork`), so the model need not
+be sent; then a part goes to it as bytes, and its answer is the loss: no pickle either way.
+"""
+
+import contextlib
+import json
+import mmap
+import signal
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from multiprocessing import get_context
+
+from threadpoolctl import threadpool_limits
+
+from .backend import np, xp
+
+KNOWN = {kind.__name__: kind for kind in (ValueError, TypeError, IndexError, MemoryError)}
+FORKS = (
+    sys.platform == "linux" and xp is np
+)  # elsewhere BLAS or the GPU does not survive a fork
+
+
+@contextlib.contextmanager
+def side_by_side(read, trained, workers):
+    """A `map` of parts by `read`, on so many processes with one BLAS thread each.
+
+    `read` gives (loss, {leaf: gradient}) of a part; `trained` are the parameters that change
+    meanwhile, and only in place. Results come in the order of the parts. Where a process cannot
+    be copied, on macOS, Windows or a GPU, threads do the same.
+    """
+    if workers == 1:
+        yield partial(map, read)
+        return
+    crew = processes if FORKS else threads
+    with threadpool_limits(1, "blas"), crew(read, trained, workers) as each:
+        yield each
+
+
+@contextlib.contextmanager
+def threads(read, trained, workers):
+    """A `map` by `read` on threads."""
+    with ThreadPoolExecutor(workers) as pool:
+
+        def each(parts):
+            contexts = [copy_context() for _ in parts]  # the dtype, and whether to record
+            return pool.map(lambda context, part: context.run(read, part), contexts, parts)
+
+        yield each
+
+
+@contextlib.contextmanager
+def processes(read, trained, workers):
+    """A `map` by `read` on this process and workers - 1 others.
+
+    Meanwhile the parameters are in shared memory; afterwards they are back in their own.
+    """
+    own = [p.data for p in trained]
+    for p in trained:
+        p.data = shared(p.data)
+    crew = []
+    try:
+        crew += (Worker(read, trained) for _ in range(1, workers))
+
+        def each(parts):
+            for start in range(0, len(parts), workers):
+                mine, *others = parts[start : start + workers]
+                busy = crew[: len(others)]
+                for worker, part in zip(busy, others, strict=True):
+                    worker.send(part)
+                yield read(mine)
+                for worker in busy:
+                    yield worker.receive()
+
+        yield each
+    finally:
+        for worker in crew:
+            worker.end()
+        for p, a in zip(trained, own, strict=True):
+            a[...] = p.data
+            p.data = a
+
+
+def shared(a):
+    """The same numbers in memory that a copy of this process shares."""
+    room = np.frombuffer(mmap.mmap(-1, max(1, a.nbytes)), a.dtype, a.size).reshape(a.shape)
+    room[...] = a
+    return room
+
+
+class Worker:
+    """Another process, which reads one part at a time."""
+
+    def __init__(self, read, trained):
+        self.nodes = [p.node for p in trained]
+        self.gradients = [shared(np.zeros_like(p.data)) for p in trained]
+        fork = get_context("fork")
+        self.pipe, its_end = fork.Pipe()
+        given = read, self.nodes, self.gradients, self.pipe, its_end
+        self.process = fork.Process(target=serve, args=given, daemon=True)
+        with warnings.catch_warnings():  # of other threads: a worker needs none of them
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process.start()
+        its_end.close()
+
+    def send(self, part):
+        """Let it begin with a part: arrays of whole numbers, or JSON values."""
+        send(self.pipe, part)
+
+    def receive(self):
+        """(loss, {leaf: gradient}) of the part that was sent; raises what reading it raised."""
+        try:
+            answer = json.loads(self.pipe.recv_bytes())
+        except EOFError:
+            self.process.join()
+            text = f"a worker ended with exit code {self.process.exitcode}"
+            raise RuntimeError(f"{text}; if memory ran out, use fewer workers") from None
+        if "error" in answer:
+            kind, text = answer["error"]
+            raise KNOWN.get(kind, RuntimeError)(text)
+        found = zip(self.nodes, self.gradients, answer["has"], strict=True)
+        loss = np.asarray(answer["loss"], answer["dtype"])
+        return loss, {node: g for node, g, has in found if has}
+
+    def end(self):
+        """Stop it, whatever it is doing."""
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def serve(read, nodes, gradients, other_end, pipe):
+    """What a worker does until the pipe is closed: read a part, leave its gradients, answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to handle
+    other_end.close()
+    while True:
+        try:
+            part = receive(pipe)
+        except EOFError:
+            return
+        try:
+            loss, found = read(part)
+            for node, room in zip(nodes, gradients, strict=True):
+                if node in found:
+                    room[...] = found[node]
+            has = [node in found for node in nodes]
+            answer = {"loss": float(loss), "dtype": loss.dtype.name, "has": has}
+        except Exception as error:
+            answer = {"error": [type(error).__name__, str(error)]}
+        pipe.send_bytes(json.dumps(answer).encode())
+
+
+def send(pipe, part):
+    """Send a tuple: the shape of each array and the value of what is none, then the arrays."""
+    is_array = [isinstance(x, np.ndarray) for x in part]
+    told = [x.shape if a else x for a, x in zip(is_array, part, strict=True)]
+    pipe.send_bytes(json.dumps([is_array, told]).encode())
+    for x in part:
+        if isinstance(x, np.ndarray):
+            pipe.send_bytes(np.asarray(x, np.int64).tobytes())
+
+
+def receive(pipe):
+    """The tuple that `send` sent."""
+    is_array, told = json.loads(pipe.recv_bytes())
+
+    def value(array, x):
+        return np.frombuffer(pipe.recv_bytes(), np.int64).reshape(x) if array else x
+
+    return tuple(value(a, x) for a, x in zip(is_array, told, strict=True))

@@ -1,0 +1,150 @@
+"""Workers: the same answers in order, one copy of the weights, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import minipeft as mp
+from minipeft.backend import np, to_numpy, xp
+from minipeft.nn import Parameter
+from minipeft.workers import FORKS, processes, side_by_side, threads
+
+KINDS = [processes, threads] if FORKS else [threads]
+forking = pytest.mark.skipif(not FORKS, reason="processes are copied on Linux and NumPy only")
+
+
+def weights():
+    """Two parameters, (2, 3) and without axes."""
+    return [Parameter(np.arange(6.0).reshape(2, 3)), Parameter(np.array(2.0))]
+
+
+def times(trained):
+    """A reader of parts (factor,): the loss is factor · Σ of all weights."""
+
+    def read(part):
+        found = {p.node: p.data * 0 + part[0] for p in trained}
+        return sum((part[0] * p.data).sum() for p in trained), found
+
+    return read
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_order_of_the_parts(workers):
+    trained = weights()
+    with side_by_side(times(trained), trained, workers) as each:
+        seen = [
+            (float(loss), *(float(g.sum()) for g in found.values()))
+            for loss, found in each([(i,) for i in range(7)])
+        ]
+    assert seen == [(17.0 * i, 6.0 * i, 1.0 * i) for i in range(7)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_change_in_place_is_seen_by_all_and_stays(kind):
+    trained = weights()
+    arrays = [p.data for p in trained]
+    with kind(times(trained), trained, 2) as each:
+        for step in range(3):
+            losses = [float(loss) for loss, _ in each([(1,), (1,)])]
+            assert losses == [17.0 + 7 * step] * 2
+            for p in trained:
+                p.data[...] += 1.0
+    assert all(p.data is a for p, a in zip(trained, arrays, strict=True))
+    assert float(arrays[0].sum() + arrays[1]) == 17 + 21
+
+
+def test_arrays_and_json_values_arrive_as_they_were():
+    ids, trained = np.arange(6).reshape(2, 3).T, weights()
+
+    def read(part):
+        a, b, seed = part
+        same = (a == ids).all() and b.shape == (0, 2) and tuple(seed or (4, [5])) == (4, [5])
+        return xp.asarray(float(same)), {}
+
+    with side_by_side(read, trained, 2) as each:
+        parts = [(ids, ids[:0, :2], (4, [5])), (ids, ids[:0, :2], None)]
+        assert [float(loss) for loss, found in each([*parts, *parts])] == [1.0] * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize("error", [ValueError, MemoryError, RuntimeError])
+def test_a_failing_part_is_heard(kind, where, error):
+    def fail(part):
+        if part[0] == where:
+            raise error(f"part {where}")
+        return np.zeros(()), {}
+
+    trained = weights()
+    with kind(fail, trained, 2) as each, pytest.raises(error, match=f"part {where}"):
+        list(each([(0,), (1,)]))
+    assert float(trained[0].data.sum()) == 15
+
+
+@forking
+def test_a_worker_that_is_killed_is_reported():
+    def die(part):
+        if part[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros(()), {}
+
+    with processes(die, weights(), 2) as each, pytest.raises(RuntimeError, match="code -9"):
+        list(each([(0,), (1,)]))
+
+
+def test_a_bad_id_is_the_same_error_for_any_worker():
+    class Bad:
+        def __len__(self):
+            return 4
+
+        def batch(self, step, size, seed):
+            ids = np.zeros((4, 3), int)
+            ids[3, 2] = 99
+            return ids, ids % 5
+
+    for workers in (1, 2):
+        net = mp.Transformer(mp.Config.gpt2(vocab=5, context=4, width=4, layers=1, heads=1), 0)
+        before = to_numpy(net.wte.weight.data).copy()
+        with pytest.raises(ValueError, match="99"):
+            mp.fit(net, Bad(), steps=1, workers=workers)
+        assert (to_numpy(net.wte.weight.data) == before).all()
+
+
+def endless(folder):
+    """What a child does: it writes down its worker, and waits to be killed."""
+
+    def read(part):
+        if part[0]:
+            Path(folder, "worker").write_text(str(os.getpid()), encoding="ascii")
+        return np.zeros(()), {}
+
+    with processes(read, weights(), 3) as each:
+        list(each([(0,), (0,), (1,)]))
+        print("begun", flush=True)
+        time.sleep(60)
+
+
+@forking
+def test_no_worker_outlives_a_killed_process(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, __file__, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "begun\n"
+    worker = Path(f"/proc/{(tmp_path / 'worker').read_text(encoding='ascii')}")
+    assert worker.is_dir()
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    deadline = time.monotonic() + 20
+    while worker.is_dir() and "Z" not in (worker / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the worker is still there"
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    endless(sys.argv[1])
