@@ -42,7 +42,7 @@ def read(model, part):
 
 @contextlib.contextmanager
 def reading(model, settings):
-    """What reads parts of a batch for `accumulate`, as Settings ask by workers and recompute."""
+    """What reads parts of a batch for `accumulate`, as Settings ask."""
     less = recomputing(model) if settings.recompute else contextlib.nullcontext()
     trained = [p for p in model.parameters() if p.requires_grad]
     with less, side_by_side(partial(read, model), trained, settings.workers) as each:

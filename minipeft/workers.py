@@ -19,16 +19,14 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 
 from threadpoolctl import threadpool_limits
 
 from .backend import np, xp
 
 KNOWN = {kind.__name__: kind for kind in (ValueError, TypeError, IndexError, MemoryError)}
-FORKS = (
-    sys.platform == "linux" and xp is np
-)  # elsewhere BLAS or the GPU does not survive a fork
+FORKS = sys.platform == "linux" and xp is np  # elsewhere BLAS or a GPU may not survive it
 
 
 @contextlib.contextmanager
@@ -37,12 +35,13 @@ def side_by_side(read, trained, workers):
 
     `read` gives (loss, {leaf: gradient}) of a part; `trained` are the parameters that change
     meanwhile, and only in place. Results come in the order of the parts. Where a process cannot
-    be copied, on macOS, Windows or a GPU, threads do the same.
+    be copied, on macOS, Windows or a GPU, or in a process that may have no children, threads do
+    the same.
     """
     if workers == 1:
         yield partial(map, read)
         return
-    crew = processes if FORKS else threads
+    crew = processes if FORKS and not current_process().daemon else threads
     with threadpool_limits(1, "blas"), crew(read, trained, workers) as each:
         yield each
 
@@ -115,13 +114,14 @@ class Worker:
 
     def send(self, part):
         """Let it begin with a part: arrays of whole numbers, or JSON values."""
-        send(self.pipe, part)
+        with contextlib.suppress(BrokenPipeError):  # if it has ended, `receive` says so
+            send(self.pipe, part)
 
     def receive(self):
         """(loss, {leaf: gradient}) of the part that was sent; raises what reading it raised."""
         try:
             answer = json.loads(self.pipe.recv_bytes())
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.process.join()
             text = f"a worker ended with exit code {self.process.exitcode}"
             raise RuntimeError(f"{text}; if memory ran out, use fewer workers") from None
@@ -135,7 +135,7 @@ class Worker:
     def end(self):
         """Stop it, whatever it is doing."""
         self.pipe.close()
-        self.process.terminate()
+        self.process.kill()
         self.process.join()
 
 

@@ -93,8 +93,10 @@ def test_a_worker_that_is_killed_is_reported():
             os.kill(os.getpid(), signal.SIGKILL)
         return np.zeros(()), {}
 
-    with processes(die, weights(), 2) as each, pytest.raises(RuntimeError, match="code -9"):
-        list(each([(0,), (1,)]))
+    with processes(die, weights(), 2) as each:
+        for _ in range(2):  # while it reads, and before it is sent another part
+            with pytest.raises(RuntimeError, match="code -9"):
+                list(each([(0,), (1,)]))
 
 
 def test_a_bad_id_is_the_same_error_for_any_worker():
