@@ -127,7 +127,8 @@ class Config:
     def matrices(self):
         """(out, in) of what a method may change: the Linears, the token table and the head."""
         tables = {"wte": (self.width, self.vocab), "lm_head": (self.vocab, self.width)}
-        return self.linears | tables
+        blocks = {path: shape for path, shape in self.linears.items() if path not in tables}
+        return blocks | tables
 
     @property
     def parameters(self):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import assume, given
@@ -91,9 +91,7 @@ def test_a_model_told_by_its_parameters_counts_like_its_config(name, data):
     config = data.draw(configs())
     told = architecture.like(config, {})
     method = data.draw(DRAWN[name](config))
-    found, wanted = mp.count(told, method), mp.count(config, method)
-    assert replace(found, formula="") == replace(wanted, formula="")
-    assert sorted(found.formula) == sorted(wanted.formula)  # but for the order of its terms
+    assert mp.count(told, method) == mp.count(config, method)
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

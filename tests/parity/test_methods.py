@@ -14,21 +14,12 @@ from strategies import batch
 PRECISIONS = {"float32": (1e-6, 1e-5, 1e-5), "float64": (1e-13, 1e-12, 1e-12)}
 
 rows = pytest.mark.parametrize("row", ROWS)
-# Precision of ours and of HF's, seed of a random model or None for the fixed one. Float32 meets
-# float32 on that one only: elsewhere both roundings add up to more than 1e-6, so that ours is
-# held to the truth instead, which is HF's model in float64 on the same numbers.
+# Precision of ours and of HF's, seed of a random model or None for the fixed one. On a random
+# model both are held to the truth, HF's in float64 on the same numbers: the roundings of two
+# float32 add up.
 EACH = [(kind, kind, None) for kind in PRECISIONS]
 EACH += [(kind, "float64", seed) for kind in PRECISIONS for seed in range(3)]
 each = pytest.mark.parametrize("precision, theirs, seed", EACH)
-
-
-def rounding(pair, row, seed, ids, truth):
-    """How far the logits of HF's own float32 are from the truth, from the numbers of a pair."""
-    single = Pair(ROWS[row], "float32", seed)
-    for name, p in single.hf.items():
-        p.data = pair.hf[name].data.float()
-    with no_grad():
-        return difference(hf_logits(single.theirs, ids).detach().numpy(), truth)
 
 
 def logits(pair, ids, real=None):
@@ -40,15 +31,12 @@ def logits(pair, ids, real=None):
 @rows
 @each
 def test_logits_and_gradients(row, precision, theirs, seed):
-    """A model so steep that ours misses the truth by more is as steep for HF's float32."""
     off, steep, _ = PRECISIONS[precision]
     pair = Pair(ROWS[row], precision, seed, theirs=theirs).shake()
     assert pair.adapter.count == sum(p.numel() for p in pair.hf.values())
     ids, labels = batch(pair.config, B=3, T=6)
     ours, wanted = pair.ours(ids), hf_logits(pair.theirs, ids)
-    apart = difference(ours.data, wanted)
-    steeper = precision != theirs and apart > off
-    assert apart <= (2 * rounding(pair, row, seed, ids, wanted) if steeper else off)
+    assert difference(ours.data, wanted) <= off
     loss, truth = F.cross_entropy(ours, labels), hf_loss(wanted, labels)
     assert difference(np.array(loss.data), truth) <= off
     loss.backward()
@@ -72,8 +60,7 @@ def test_padding(row):
 def test_twenty_steps(row, precision, theirs, seed):
     """AdamW divides by √v, so where a gradient is about 0 its rounding makes a whole step.
 
-    On random models in float32 a few numbers part by up to 2 · 10⁻⁴ therefore, and what is held
-    there is their norm, and the losses.
+    On random models in float32 that parts a few numbers, and what is held is each tensor's norm.
     """
     _, _, far = PRECISIONS[precision]
     pair = Pair(ROWS[row], precision, seed, theirs=theirs)
@@ -83,7 +70,7 @@ def test_twenty_steps(row, precision, theirs, seed):
         return
     ours, theirs = pair.trained()
     for name, wanted in theirs.items():
-        assert np.linalg.norm(ours[name] - wanted.numpy()) <= 1e-4 * wanted.norm(), name
+        assert np.linalg.norm(ours[name] - wanted.numpy()) <= far * wanted.norm(), name
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row].ours.folds])
