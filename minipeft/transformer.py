@@ -20,7 +20,7 @@ from .inputs import check_ids, check_labels, check_real
 from .nn import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
 from .piecewise import piecewise
 
-PIECE = 32  # tokens of each row whose logits are held at a time
+PIECE = 256  # tokens whose logits are held at a time, but at least 32 of each row
 
 
 class Start(Site):
@@ -190,8 +190,10 @@ class Transformer(Module):
         def part(x, piece):
             return F.cross_entropy(self.lm_head(x), labels[piece], count)
 
-        starts = range(0, labels.shape[1], PIECE)
-        return piecewise(part, self.hidden(ids)[0], [np.s_[:, t : t + PIECE] for t in starts])
+        B, T = labels.shape
+        step = max(32, PIECE // B)
+        pieces = [np.s_[:, t : t + step] for t in range(0, T, step)]
+        return piecewise(part, self.hidden(ids)[0], pieces)
 
 
 def rotation(config, positions, dtype):

@@ -60,7 +60,7 @@ def test_padding(row):
 def test_twenty_steps(row, precision, theirs, seed):
     """AdamW divides by √v, so where a gradient is about 0 its rounding makes a whole step.
 
-    On random models in float32 that parts a few numbers, and what is held is each tensor's norm.
+    On random models in float32 that parts a few numbers, and what is held is the norm.
     """
     _, _, far = PRECISIONS[precision]
     pair = Pair(ROWS[row], precision, seed, theirs=theirs)
