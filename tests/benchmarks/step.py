@@ -1,6 +1,6 @@
 """How long a training step takes, and how much memory: minipeft, HF PEFT, PyTorch by hand.
 
-    python tests/benchmarks/step.py --out figures/step_time.json            about ten minutes
+    python tests/benchmarks/step.py --out figures/step_time.json            about twenty minutes
     python tests/benchmarks/step.py --sizes L --methods lora --rounds 9     one cell
 
 Same weights, same batch, the same number of threads. Each rival is a process of its own that
@@ -86,7 +86,7 @@ class Rival:
 
 
 def rivals(size, method, threads):
-    """{name: Rival} of a cell."""
+    """{name: Rival} of a cell, each ready before the next begins: some try what is fastest."""
     scripts = {"minipeft": "ours.py", "hf": "hf_peft.py"}
     if method in ("full", "lora") and not size.endswith("llama"):
         scripts["pytorch"] = "handwritten_gpt.py"
@@ -95,8 +95,9 @@ def rivals(size, method, threads):
     if not have_autograd():
         scripts.pop("autograd", None)
     cell = (size, method)
-    found = {name: Rival(script, *cell, threads=threads) for name, script in scripts.items()}
-    return found | {"sgemm": Rival("sgemm.py", SGEMM, threads=threads)}
+    asked = {name: (script, *cell) for name, script in scripts.items()}
+    asked["sgemm"] = "sgemm.py", SGEMM
+    return {name: Rival(*args, threads=threads).ready() for name, args in asked.items()}
 
 
 def have_autograd():
@@ -118,8 +119,6 @@ def measure(size, method, threads, rounds):
     """The rows of one cell."""
     found = rivals(size, method, threads)
     try:
-        for rival in found.values():
-            rival.ready()
         for rival in found.values():
             rival.steps(3, counted=False)
         for name, rival in found.items():
