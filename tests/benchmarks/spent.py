@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib.pyplot as plt
-from step import REST, SGEMM, Rival
+from step import GOALS, REST, SGEMM, Rival
 
 from cases import SIZES, Stepper, flops, model
 from minipeft.accumulate import reading
@@ -23,7 +23,7 @@ from minipeft.backend import np
 from minipeft.files import write_json
 
 CELLS = [(size, method) for method in ("lora", "full") for size in ("S", "M", "L")]
-WORKERS, GOAL = 2, {"lora": 0.70, "full": 0.80}
+WORKERS = 2
 PARTS = {  # of a step, as they are stacked
     "least": ("products, at the peak's speed", "#0072B2"),
     "products": ("products, what they take longer", "#56B4E9"),
@@ -105,7 +105,9 @@ def table(rows):
     """The parts as lines of text, in percent of HF PEFT's step."""
     yield "size  method  " + "  ".join(f"{key:>9}" for key in (*PARTS, "step", "goal"))
     for row in rows:
-        cells = [row[key] / row["hf"] for key in (*PARTS, "ms")] + [GOAL[row["method"]]]
+        cells = [row[key] / row["hf"] for key in (*PARTS, "ms")] + [
+            GOALS[row["method"]][row["size"]]
+        ]
         cells = "  ".join(f"{100 * x:8.0f}%" for x in cells)
         yield f"{row['size']:4}  {row['method']:6}  {cells}"
 
@@ -119,7 +121,7 @@ def picture(rows, path):
             width = 100 * row[key] / row["hf"]
             axes.barh(-y, width, left=left, color=colour, label=None if y else label)
             left += width
-        goal = 100 * GOAL[row["method"]]
+        goal = 100 * GOALS[row["method"]][row["size"]]
         mark = dict(color="black", lw=2, label=None if y else "goal")
         axes.plot([goal, goal], [-y - 0.45, -y + 0.45], **mark)
     axes.axvline(100, color="black", lw=1, ls=":")
