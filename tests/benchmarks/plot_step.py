@@ -2,6 +2,8 @@
 
 import matplotlib.pyplot as plt
 
+from minipeft.plots import save
+
 RIVALS = {"hf": "HF PEFT", "pytorch": "PyTorch by hand", "autograd": "HIPS autograd"}
 COLOURS = {"hf": "#0072B2", "pytorch": "#E69F00", "autograd": "#CC79A7"}
 MARKERS = {"hf": "o", "pytorch": "s", "autograd": "^"}
@@ -44,6 +46,5 @@ def picture(rows, path):
     marks = [plt.Line2D([], [], color=COLOURS[r], marker=MARKERS[r], ls="") for r in shown]
     legend = dict(ncols=len(shown), fontsize=8, frameon=False)
     figure.legend(marks, [RIVALS[r] for r in shown], loc="outside lower center", **legend)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     plt.close(figure)

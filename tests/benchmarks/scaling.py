@@ -21,6 +21,7 @@ import minipeft as mp
 from cases import Stepper
 from minipeft.files import write_json
 from minipeft.ledger import ledger
+from minipeft.plots import save
 
 BASE = {"width": 128, "layers": 4, "tokens": 64, "batch": 8, "r": 8}
 VALUES = {
@@ -99,8 +100,7 @@ def picture(rows, path):
         "predicted by the ledger: FLOPs at the speed of the middle dot, bytes",
     ]
     figure.legend(marks, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
 
 

@@ -16,11 +16,13 @@ from statistics import median
 
 import matplotlib.pyplot as plt
 from step import GOALS, REST, SGEMM, Rival
+from tqdm import tqdm
 
 from cases import SIZES, Stepper, flops, model
 from minipeft.accumulate import reading
 from minipeft.backend import np
 from minipeft.files import write_json
+from minipeft.plots import save
 
 CELLS = [(size, method) for method in ("lora", "full") for size in ("S", "M", "L")]
 WORKERS = 2
@@ -130,8 +132,7 @@ def picture(rows, path):
     axes.set_xlabel("percent of HF PEFT's time for a step")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     plt.close(figure)
 
 
@@ -140,7 +141,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("figures/step_spent.json"))
     options = parser.parse_args()
-    rows = [measure(*cell, options.rounds) for cell in CELLS]
+    bar = tqdm(CELLS, disable=None, unit="cell")
+    rows = [measure(*cell, options.rounds) for cell in bar]
     write_json(options.out, {"rounds": options.rounds, "rows": rows})
     print(*table(rows), sep="\n")
     picture(rows, options.out.with_suffix(".png"))

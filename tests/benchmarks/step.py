@@ -164,8 +164,8 @@ def cells(options):
 def table(rows):
     """The ratios as lines of text."""
     yield (
-        "size     method    threads  minipeft ms   /hf  goal  /pytorch  /autograd    MB   /hf"
-        "  sgemm"
+        "size     method    threads  minipeft ms   /hf  goal  /pytorch  /autograd  sgemm"
+        "    MB     hf  pytorch  autograd  MB /hf"
     )
     by = {(r["size"], r["method"], r["threads"], r["rival"]): r for r in rows}
     for (size, method, threads, rival), ours in by.items():
@@ -174,11 +174,12 @@ def table(rows):
         others = {o: by.get((size, method, threads, o)) for o in ("hf", "pytorch", "autograd")}
         time = {o: f"{ours['ms'] / r['ms']:.2f}" if r else "–" for o, r in others.items()}
         goal = GOALS[method].get(size.removesuffix("-llama"), 0)
-        memory = f"{ours['peak'] / others['hf']['peak']:.2f}"
+        peaks = {o: str(r["peak"] >> 20) if r else "–" for o, r in others.items()}
         yield (
             f"{size:8} {method:9} {threads:7} {ours['ms']:12.1f} {time['hf']:>5} {goal:5.2f} "
-            f"{time['pytorch']:>9} {time['autograd']:>10} {ours['peak'] >> 20:5} {memory:>5} "
-            f"{ours['sgemm_share']:6.0%}"
+            f"{time['pytorch']:>9} {time['autograd']:>10} {ours['sgemm_share']:6.0%} "
+            f"{ours['peak'] >> 20:5} {peaks['hf']:>6} {peaks['pytorch']:>8} "
+            f"{peaks['autograd']:>9} {ours['peak'] / others['hf']['peak']:7.2f}"
         )
     for size in SIZES:
         full, lora = (by.get((size, m, 2, "minipeft")) for m in ("full", "lora"))
