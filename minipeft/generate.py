@@ -1,5 +1,7 @@
 """Writing with a model, one token at a time; the past is read from a cache."""
 
+from tqdm import tqdm
+
 from .autograd import no_grad
 from .backend import np, to_numpy
 
@@ -23,9 +25,10 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     real = np.array([[i >= T - len(prompt) for i in range(T)] for prompt in prompts])
     ids = np.array([[0] * (T - len(prompt)) + prompt for prompt in prompts])
     written, going = [[] for _ in prompts], set(range(len(prompts)))
-    with no_grad():
+    steps = tqdm(reversed(range(max_new)), "write", max_new, delay=2, leave=False, disable=None)
+    with no_grad(), steps:
         logits, cache = model.read(ids, real=None if real.all() else real)
-        for left in reversed(range(max_new)):
+        for left in steps:
             new = choose(to_numpy(logits.data[:, -1]), temperature, top_k, rng)
             for row in sorted(going):
                 written[row].append(int(new[row]))

@@ -224,7 +224,8 @@ def evaluate(model, examples, batch_size=256):
     check_labels(examples.labels, examples.ids.shape, model.config.vocab)
     nats, right, tokens = 0.0, 0, 0
     with no_grad():
-        for start in range(0, len(examples), batch_size):
+        starts = range(0, len(examples), batch_size)
+        for start in tqdm(starts, "evaluate", delay=2, leave=False, disable=None):
             rows = np.arange(start, min(start + batch_size, len(examples)))
             ids, labels = examples.take(rows)
             logits, asked = model(ids), labels != IGNORE
