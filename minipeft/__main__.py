@@ -55,9 +55,22 @@ def main(arguments=None):
     if not options.command:
         parser.print_help()
         return 0
+    return run(options)
+
+
+def run(options):
+    """Run a command; returns its exit code."""
     try:
         options.run(options)
+        sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # whoever read the output has read enough
+        sys.stdout = None
+        return 0
+    except (MemoryError, OverflowError) as error:
+        text = f"this is larger than what the machine can count or hold ({error})"
+        print(f"minipeft {options.command}: {text}; use smaller numbers", file=sys.stderr)
+        return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"minipeft {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -30,6 +30,7 @@ class Ledger:
     optimiser_of: dict[str, int]
     kept: dict[tuple[str, str], int]  # {(layer, op): bytes} of the tape
     rebuilt: int
+    summed: int
     beside: dict[str, int]
     flops: dict[str, int]
 
@@ -60,8 +61,9 @@ class Ledger:
 
     @property
     def total(self):
-        """Bytes of all that a step holds at once."""
-        return self.weights + self.gradients + self.optimiser + self.tape + self.rebuilt
+        """Bytes of all of these: the tape shrinks while gradients come, so seldom at once."""
+        parts = self.weights, self.gradients, self.summed, self.optimiser, self.tape
+        return sum(parts) + self.rebuilt
 
     def as_dict(self):
         """All of it as a JSON object."""
@@ -92,12 +94,12 @@ def lines(found):
         + (", blocks recomputed" if found.recompute else "")
         + f"; trains {found.trainable_numbers:,}"
     )
-    rows = {"weights": parts(found.weights_of), "gradients": "", "optimiser": ""}
-    rows["optimiser"] = parts(found.optimiser_of)
+    rows = {"weights": parts(found.weights_of), "gradients": ""}
+    rows |= {"summed": "of the parts before", "optimiser": parts(found.optimiser_of)}
     rows |= {"tape": "at the end of the forward pass", "rebuilt": "one block, in backward"}
     for name, text in rows.items():
         n = getattr(found, name)
-        if n or name != "rebuilt":
+        if n or name not in ("rebuilt", "summed"):
             yield f"  {name:<18}{human(n):>10}{100 * n / found.total:>7.1f} %  {text}".rstrip()
         if name == "tape":
             yield from (

@@ -6,8 +6,9 @@ from functools import partial
 from .autograd import gradients
 from .backend import np
 from .functional import IGNORE
-from .inputs import check_labels
+from .inputs import check_ids, check_labels
 from .nn import Noise
+from .peft.base import check_rows
 from .recompute import recomputing
 from .workers import side_by_side
 
@@ -15,21 +16,34 @@ from .workers import side_by_side
 def accumulate(model, ids, labels, parts=1, seed=None, each=None):
     """Add the gradient of a batch's mean loss to the parameters; return the loss in nats.
 
-    The loss is an array without axes, so that the host need not wait for the device. The batch
-    is read in parts, and each part's sum divided by the count of labels in the whole batch: a
-    mean of the parts' means would give labels in a short part more weight.
-    seed: to draw dropout from (None: no dropout).  each: what reads the parts, see `reading`.
+        loss = Σ over parts of (Σ over a part's labels of −log p(label)) / labels in the batch
+
+    ids and labels (B, T), labels as in `Transformer.loss`; an array without axes comes back, so
+    that the host need not wait for the device. A mean of the parts' means would give labels in
+    a short part more weight. If a part fails, no gradient is added.
+    seed: whole numbers to draw dropout from (None: no dropout).
+    each: called with a list of parts, gives what `read` gives of each, in order: see `reading`.
     """
-    ids, labels = np.asarray(ids), check_labels(labels, np.shape(ids), model.config.vocab)
+    check_rows(model, parts)
+    ids = check_ids(ids, model.config.vocab)
+    labels = check_labels(labels, ids.shape, model.config.vocab)
     count = int((labels != IGNORE).sum())
     split = np.array_split(np.arange(len(ids)), min(parts, len(ids)))
     asked = [rows for rows in split if (labels[rows] != IGNORE).any()]
-    total, each = 0.0, each or partial(map, partial(read, model))
+    total, sums, each = 0.0, {}, each or partial(map, partial(read, model))
     for loss, found in each([(ids[rows], labels[rows], rows, count, seed) for rows in asked]):
         total = total + loss
-        for leaf, g in found.items():
-            leaf.grad = g if leaf.grad is None else leaf.grad + g
+        move(found, sums)
+    for leaf, g in sums.items():
+        leaf.grad = g if leaf.grad is None else leaf.grad + g
     return total
+
+
+def move(found, sums):
+    """Add gradients to their sums, and hold on to none of them while the next part is read."""
+    while found:
+        leaf, g = found.popitem()
+        sums[leaf] = sums[leaf] + g if leaf in sums else g
 
 
 def read(model, part):

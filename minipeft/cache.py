@@ -77,7 +77,7 @@ class Cache:
         return new
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4)  # a mask is as large as one head's scores
 def causal(T, S, dtype):
     """The mask (T, S) by which query i sees key j when j ≤ i + S − T."""
     return xp.triu(xp.full((T, S), HIDDEN, dtype=dtype), k=S - T + 1)

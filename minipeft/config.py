@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, dataclass, fields, replace
 
-from .errors import check_known, unknown
+from .errors import check_flag, check_known, check_whole, unknown
 
 CHOICES = {"norm": ("layer", "rms"), "position": ("learned", "rope"), "mlp": ("gelu", "swiglu")}
 RANGES = {"dropout": (0, 1), "norm_eps": (0, 1), "rope_theta": (1, 1e12), "init_std": (0, 10)}
@@ -58,12 +58,13 @@ class Config:
         return cls(**values)
 
     def __post_init__(self):
-        self._check_sizes("vocab", "context", "width", "layers", "heads")
+        check_whole(1, vocab=self.vocab, context=self.context, width=self.width)
+        check_whole(1, layers=self.layers, heads=self.heads)
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.ffn is None:
             object.__setattr__(self, "ffn", 4 * self.width)
-        self._check_sizes("kv_heads", "ffn")
+        check_whole(1, kv_heads=self.kv_heads, ffn=self.ffn)
         self._check_choices()
         for big, small in (("width", "heads"), ("heads", "kv_heads")):
             whole, parts = getattr(self, big), getattr(self, small)
@@ -78,19 +79,11 @@ class Config:
                 "choose an even quotient"
             )
 
-    def _check_sizes(self, *names):
-        for name in names:
-            size = getattr(self, name)
-            if type(size) is not int or size < 1:
-                raise ValueError(f"{name} must be a whole number ≥ 1, got {size!r}")
-
     def _check_choices(self):
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ValueError(unknown(name, getattr(self, name), options))
-        for name in ("bias", "tied"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_flag(bias=self.bias, tied=self.tied)
         for name, (least, most) in RANGES.items():
             number = getattr(self, name)
             if not isinstance(number, (int, float)) or not least <= number < most:

@@ -5,7 +5,8 @@ takes the same operands in outline and records the same edges. An edge is
 
     (operand, what its derivative keeps, FLOPs of the matrix products in its derivative)
 
-and as on a real tape, one whose operand needs no gradient is dropped with all that it keeps and
+with a fourth where the derivatives of an op share what they compute, or give no new array;
+as on a real tape, one whose operand needs no gradient is dropped with all that it keeps and
 computes. So a model and a method, whose own code is run, are told apart to the byte; that these
 lines are true of the ops is tested op by op, over drawn shapes.
 """

@@ -22,3 +22,17 @@ def check_known(kind, given, options):
     for name in given:
         if name not in options:
             raise ValueError(unknown(kind, name, options))
+
+
+def check_whole(least, /, **numbers):
+    """Raise ValueError for the first of the named numbers that is no whole number ≥ least."""
+    for name, number in numbers.items():
+        if type(number) is not int or number < least:
+            raise ValueError(f"{name} must be a whole number ≥ {least}, got {number!r}")
+
+
+def check_flag(**values):
+    """Raise ValueError for the first of the named values that is neither True nor False."""
+    for name, value in values.items():
+        if type(value) is not bool:
+            raise ValueError(f"{name} must be True or False, got {value!r}")

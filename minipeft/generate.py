@@ -4,6 +4,7 @@ from tqdm import tqdm
 
 from .autograd import no_grad
 from .backend import np, to_numpy
+from .inputs import check_ids
 
 
 def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=None, rng=None):
@@ -13,12 +14,11 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     temperature: 0 takes the likeliest token; otherwise one is drawn, with `rng` (a seed or a
     Generator), from softmax(logits / temperature) over the `top_k` likeliest, or over all.
     stop: a row ends with this token, which is kept.
+
+    Raises ValueError for what is no prompt or no such option, and where the context ends before
+    the last token is written: at once if there is no `stop`.
     """
-    prompts = list(prompts)
-    if not prompts or not all(np.ndim(prompt) and len(prompt) for prompt in prompts):
-        text = "generate needs at least one prompt, and each with at least one token id"
-        raise ValueError(f"{text}, such as [[1, 2], [3]], got {prompts!r}")
-    prompts = [list(prompt) for prompt in prompts]
+    prompts = check_prompts(prompts, model.config.vocab)
     check_options(max_new, temperature, top_k, stop, model.config.vocab)
     rng = np.random.default_rng(rng)
     T = max(map(len, prompts))
@@ -28,6 +28,8 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     steps = tqdm(reversed(range(max_new)), "write", max_new, delay=2, leave=False, disable=None)
     with no_grad(), steps:
         logits, cache = model.read(ids, real=None if real.all() else real)
+        if stop is None:
+            check_room(cache.length + max_new - 1, model.config.context)
         for left in steps:
             new = choose(to_numpy(logits.data[:, -1]), temperature, top_k, rng)
             for row in sorted(going):
@@ -38,6 +40,24 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
                 break
             logits, cache = model.read(new[:, None], cache)
     return written
+
+
+def check_prompts(prompts, vocab):
+    """Prompts as lists of token ids; ValueError for anything else."""
+    given = list(prompts) if np.iterable(prompts) else []
+    if not given or not all(hasattr(prompt, "__len__") and len(prompt) for prompt in given):
+        text = "generate needs at least one prompt, and each with at least one token id"
+        raise ValueError(f"{text}, such as [[1, 2], [3]], got {prompts!r}")
+    return [check_ids([prompt], vocab)[0].tolist() for prompt in given]
+
+
+def check_room(slots, context):
+    """Raise ValueError for more slots than a context has."""
+    if slots > context:
+        raise ValueError(
+            f"{slots} slots are {slots - context} more than the context of {context}; "
+            f"lower max_new by {slots - context}, or shorten the prompts"
+        )
 
 
 def check_options(max_new, temperature, top_k, stop, vocab):
@@ -54,14 +74,16 @@ def check_options(max_new, temperature, top_k, stop, vocab):
 
 def counts(n):
     """Whether n is a whole number ≥ 1."""
-    return isinstance(n, (int, np.integer)) and n >= 1
+    return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
 
 
 def choose(logits, temperature, top_k, rng):
     """One token id for each row of logits (B, V)."""
     if temperature == 0:
         return logits.argmax(axis=-1)
-    z = logits.astype(np.float64) / temperature
+    z = logits.astype(np.float64)
+    with np.errstate(over="ignore"):  # to −∞, which is never drawn
+        z = (z - z.max(axis=-1, keepdims=True)) / temperature
     if top_k is not None and top_k < z.shape[-1]:
         z[z < np.sort(z, axis=-1)[:, -top_k, None]] = -np.inf
     # the largest of z plus Gumbel noise is a draw from softmax(z)

@@ -10,15 +10,18 @@ object, in bytes if not told otherwise:
 
     weights, weights_of      what the forward pass reads: base, adapter (frozen parts included)
     gradients                one for each number that trains and is reached
+    summed                   with --accumulate, their sum over the parts before
     optimiser, optimiser_of  AdamW's two moments; a float32 master copy of what trains, in bf16
     tape                     what the forward pass keeps for backward, at its end; the same by
     tape_by_op, tape_by_layer    kind of op, and by block ("start", "0", …, "head")
     rebuilt                  with --recompute, the tape of one block, which backward makes anew
-    total                    the sum of all these
+    total                    the sum of all these; a step seldom holds all of it at once, as the
+                             tape shrinks while gradients come
     beside                   base parameters that a private copy stands in for, the last good
                              weights that `fit` goes back to, and a method's running averages
     flops                    forward, backward (with what is recomputed) and total, of a batch
     base_numbers, trainable_numbers        counts
+    method, batch, seq, policy, base_bits, recompute, accumulate    what was asked
 """
 
 import json
@@ -33,18 +36,19 @@ from .backend import dtype
 from .config import Config
 from .costs import in_outline
 from .count import chosen_model, model_arguments
-from .errors import unknown
+from .errors import check_flag, check_whole, unknown
 from .files import check_places, write_json
 from .formulas import brief
 from .options import chosen_method, method_arguments
 from .peft import METHODS
 from .peft.attaching import attach, use
-from .peft.base import Method, adapters, in_use, precision
+from .peft.base import Method, adapters, check_rows, in_use, precision
 from .sketch import Draws, outlines, sketch
 from .standing import OWN, POLICIES, nbytes, standing
 from .tally import tally, whole_batch
 
 PACKED = {8: "int8", 4: "nf4"}  # by bits of the base
+SLOTS = 32  # virtual tokens in the picture
 FROZEN = "frozen"  # in place of a method: nothing trains
 
 
@@ -60,15 +64,17 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     The model is left as it is, and nothing of those sizes is computed or held: the model's own
     code is read in outline. ValueError for what the model or the method would refuse.
     """
-    check(policy, base_bits, batch=batch, seq=1 if seq is None else seq, accumulate=accumulate)
+    numbers = dict(batch=batch, seq=1 if seq is None else seq, accumulate=accumulate)
+    check(policy, base_bits, recompute, **numbers)
     drawn = prepared(model, method, PACKED.get(base_bits))
     if seq is None:
         seq = max(1, min(512, drawn.config.context - virtual_tokens(drawn)))
     each = POLICIES.get(policy, OWN)
-    step = whole_batch(drawn, batch, seq, accumulate, recompute)
-    rows = -(-batch // min(accumulate, batch))  # of the largest part
+    check_rows(drawn, parts := min(accumulate, batch))
+    step = whole_batch(drawn, batch, seq, parts, recompute)
+    bytes_of = standing(drawn, step.gradients, each)
     return Ledger(
-        method=label(drawn, method),
+        method=label(drawn),
         batch=batch,
         seq=seq,
         policy=policy or str(precision(drawn)),
@@ -76,21 +82,22 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
         recompute=recompute,
         accumulate=accumulate,
         kept=tape_bytes(step, each),
-        rebuilt=largest_block(drawn, rows, seq, each) if recompute else 0,
+        rebuilt=largest_block(drawn, -(-batch // parts), seq, each) if recompute else 0,
+        summed=bytes_of["gradients"] if parts > 1 else 0,
         flops={"forward": step.forward, "backward": step.backward},
-        **standing(drawn, step.gradients, each),
+        **bytes_of,
     )
 
 
-def check(policy, base_bits, **numbers):
-    """Raise ValueError for what is no policy, no number of bits, or no whole number ≥ 1."""
+def check(policy, base_bits, recompute, **numbers):
+    """Raise ValueError for what is no policy, number of bits, flag, or whole number ≥ 1."""
+    check_flag(recompute=recompute)
     if policy not in (None, *POLICIES):
         raise ValueError(unknown("policy", policy, POLICIES))
     if base_bits not in (None, *PACKED):
-        raise ValueError(f"base_bits is 8 or 4, or None for the policy's, got {base_bits!r}")
-    for name, number in numbers.items():
-        if type(number) is not int or number < 1:
-            raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
+        text = "the base is held in 8 or 4 bits, or as the policy says without base_bits"
+        raise ValueError(f"{text}; got {base_bits!r}")
+    check_whole(1, **numbers)
 
 
 def prepared(model, method, packed):
@@ -118,10 +125,13 @@ def virtual_tokens(drawn):
     return sum(getattr(method, "num_virtual_tokens", 0) for method in methods(drawn))
 
 
-def label(drawn, method):
+def label(drawn):
     """What trains, in words."""
-    bare = "nothing trains" if method == FROZEN else "the bare base, all of which trains"
-    return " and ".join(map(brief, methods(drawn))) or bare
+    trains = [p.requires_grad for p in drawn.parameters()]
+    if not any(trains):
+        return "nothing trains"
+    share = "all" if all(trains) else "part"
+    return " and ".join(map(brief, methods(drawn))) or f"the bare base, {share} of which trains"
 
 
 def largest_block(drawn, rows, seq, each):
@@ -165,10 +175,14 @@ def main(options):
         model = presets.config(options.model or options.preset)  # says what is wrong with it
     names = ("batch", "seq", "policy", "base_bits", "recompute", "accumulate")
     how = {name: getattr(options, name) for name in names}
-    method = FROZEN if options.method == FROZEN else chosen_method(options, FROZEN)
-    if options.plot:
+    if options.plot is not None:
+        if options.json:
+            raise ValueError("--plot writes its numbers as JSON by itself; leave out --json")
         draw(model, options.plot, **how)
         return
+    method = FROZEN if options.method == FROZEN else chosen_method(options, FROZEN)
+    if method == FROZEN and (options.set or options.targets or options.r is not None):
+        raise ValueError("frozen has no hyper-parameters; leave out --targets, --r and --set")
     found = ledger(model, method, **how)
     print(json.dumps(found.as_dict(), ensure_ascii=False) if options.json else found)
 
@@ -179,15 +193,23 @@ COMPARED = {  # what the picture shows: {label: (method, bits of the base)}
     "(IA)³": (METHODS["ia3"](), None),
     "LoRA r=16": (METHODS["lora"](r=16), None),
     "adapters": (METHODS["adapter"](), None),
-    "prefix": (METHODS["prefix"](num_virtual_tokens=32), None),
-    "prompt": (METHODS["prompt"](num_virtual_tokens=32), None),
+    "prefix": (METHODS["prefix"](num_virtual_tokens=SLOTS), None),
+    "prompt": (METHODS["prompt"](num_virtual_tokens=SLOTS), None),
     "QLoRA r=16": (METHODS["lora"](r=16), 4),
     "frozen": (FROZEN, None),
 }
 
 
 def compared(model, **how):
-    """{label: Ledger as a JSON object} of the methods in COMPARED on a model or Config."""
+    """{label: Ledger as a JSON object} of the methods in COMPARED on a model or Config.
+
+    ValueError where the context has no room for those that lengthen a sequence.
+    """
+    room = getattr(model, "config", model).context - SLOTS
+    how["seq"] = how.get("seq") or max(1, min(512, room))  # the same for all
+    if how["seq"] > room:
+        text = f"prefix and prompt are compared too, with {SLOTS} virtual tokens"
+        raise ValueError(f"{text}: seq can be at most {room}, got {how['seq']}")
     rows = tqdm(COMPARED.items(), desc="ledger", disable=None, leave=False)
     return {
         name: ledger(model, method, **how | ({"base_bits": bits} if bits else {})).as_dict()
@@ -200,8 +222,9 @@ def draw(model, path, **how):
     from .plots import save
     from .plots_ledger import bars
 
+    check_places(path)
     numbers = Path(path).with_suffix(".json")
-    check_places(path, numbers)
+    check_places(numbers)
     rows = compared(model, **how)
     save(bars(rows), path)
     write_json(numbers, rows)

@@ -7,9 +7,10 @@ from .backend import xp
 def piecewise(loss_of, x, pieces):
     """The sum over pieces, indices that split x, of the scalars loss_of(x[piece], piece).
 
-    The tape of one piece is used up before the next is computed, and of all that a piece made
-    only its gradients are kept: one of x, and one of each parameter that it trains. So a loss
-    over many words holds the probabilities of few tokens at a time, and none until backward.
+    The gradients of a piece are computed with it, in the forward pass, as if g were 1; backward
+    multiplies them by g. Of all that a piece made only they are kept: one of x, and one of each
+    parameter that trains. So a loss over many words holds the probabilities of few tokens at a
+    time, and none until backward.  x (B, T, D) -> an array without axes
     """
     total, dx, others = None, None, {}
     for piece in pieces:

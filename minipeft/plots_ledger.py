@@ -1,14 +1,16 @@
 """The picture of a ledger: bars of what a training step holds, a method each."""
 
+from .account import human
 from .plots import LARGE, SMALL, canvas
 
-PARTS = {  # {part: (colour, what it is)}; of Okabe & Ito's
-    "weights": ("#BBBBBB", "weights"),
-    "gradients": ("#D55E00", "gradients"),
-    "optimiser": ("#0072B2", "optimiser"),
-    "activations": ("#009E73", "tape (activations)"),
+PARTS = {  # {what it is: (colour, keys of a Ledger)}; colours of Okabe & Ito's
+    "weights": ("#BBBBBB", ["weights"]),
+    "gradients": ("#D55E00", ["gradients", "summed"]),
+    "optimiser": ("#0072B2", ["optimiser"]),
+    "tape (activations)": ("#009E73", ["tape", "rebuilt"]),
 }
 CUT = 1.9  # the axis ends at so many times the second largest bar
+UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1}
 
 
 def bars(rows):
@@ -17,29 +19,50 @@ def bars(rows):
     A bar that is much longer than all others is cut, and its length written; beside each are
     what trains and the share of the largest number of FLOPs.
     """
-    figure, (axes,) = canvas(1, 1, 8.8, 1.5 + 0.42 * len(rows))
-    totals = sorted((row["total"] / 1e9 for row in rows.values()), reverse=True)
+    figure, (axes,) = canvas(1, 1, 8.8, 1.8 + 0.42 * len(rows))
+    totals = sorted((row["total"] for row in rows.values()), reverse=True)
     end = min(totals[0], CUT * totals[1]) if len(totals) > 1 else totals[0]
+    name, unit = next((n, u) for n, u in UNITS.items() if end >= u)
     most = max(row["flops"]["total"] for row in rows.values())
     for y, row in enumerate(rows.values()):
-        left = 0.0
-        for part, (colour, _) in PARTS.items():
-            n = row["tape"] + row["rebuilt"] if part == "activations" else row[part]
-            axes.barh(y, n / 1e9, left=left, color=colour, height=0.68)
-            left += n / 1e9
-        flops = row["flops"]["total"] / most
-        text = f"{left:.1f} GB · trains {row['trainable_numbers']:,} · {flops:.0%} of the FLOPs"
-        if left > end:  # the end of a bar that is cut
-            axes.text(0.985 * end, y, f"{text}  →", ha="right", va="center", fontsize=SMALL,
-                      color="white")  # fmt: skip
-        else:
-            axes.text(left + 0.01 * end, y, text, va="center", fontsize=SMALL)
+        stack(axes, y, row, unit)
+        flops = f"{row['flops']['total'] / most:.0%} of the FLOPs"
+        text = f"{human(row['total'])} · trains {row['trainable_numbers']:,} · {flops}"
+        write(axes, y, row["total"] / unit, end / unit, text)
     axes.set_yticks(range(len(rows)), rows, fontsize=LARGE)
-    axes.set(xlim=(0, end), xlabel="GB")
+    axes.set(xlim=(0, end / unit), xlabel=name)
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    handles = [axes.barh(0, 0, color=colour, label=name) for colour, name in PARTS.values()]
+    handles = [axes.barh(0, 0, color=colour, label=part) for part, (colour, _) in PARTS.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False,
                   fontsize=SMALL)  # fmt: skip
+    axes.set_title(asked(row), fontsize=SMALL, loc="left")
     return figure
+
+
+def stack(axes, y, row, unit):
+    """Draw one bar."""
+    left = 0.0
+    for colour, keys in PARTS.values():
+        n = sum(row[key] for key in keys) / unit
+        axes.barh(y, n, left=left, color=colour, height=0.68)
+        left += n
+
+
+def write(axes, y, length, end, text):
+    """Write beside a bar, or into one that is cut, with a mark of that at its end."""
+    if length <= end:
+        axes.text(length + 0.01 * end, y, text, va="center", fontsize=SMALL)
+        return
+    axes.text(0.955 * end, y, text, ha="right", va="center", fontsize=SMALL, color="white")
+    for x in (0.97, 0.98):
+        axes.plot([(x - 0.006) * end, (x + 0.006) * end], [y + 0.4, y - 0.4], "w", lw=3)
+
+
+def asked(row):
+    """Of what step a Ledger is, in a line."""
+    parts = f" in {row['accumulate']} parts" if row["accumulate"] > 1 else ""
+    less = ", blocks recomputed" if row["recompute"] else ""
+    size = f"{row['base_numbers']:,} numbers, {row['policy']}"
+    return f"a training step on {size}, batch {row['batch']} × {row['seq']} tokens{parts}{less}"

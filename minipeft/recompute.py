@@ -1,7 +1,9 @@
 """Gradient checkpointing: keep only what enters each block, compute the rest again when needed.
 
 The tape is then one activation a block, and during backward the whole tape of one block, for
-one more forward pass: about a third more arithmetic. The gradients are the same bits.
+one more forward pass: a third more arithmetic where all trains, up to half more where the base
+is frozen. The gradients are the same bits, but for a parameter that blocks share, whose sum
+runs in another order.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174
 """
@@ -16,6 +18,8 @@ from .nn import same_noise
 
 def recomputed(f, inputs, parameters):
     """f(*inputs), of whose tape only the inputs are kept.
+
+        dx = (∂f/∂x)ᵀ g, with f computed anew at the kept x when g comes
 
     f: a pure function of `inputs` (Tensors, or None) and of `parameters`, whose result is one
     Tensor. What it drops out at first, it drops again.
@@ -56,7 +60,10 @@ class Recomputed:
 
 @contextlib.contextmanager
 def recomputing(model):
-    """Inside the block every transformer block of the model is recomputed in backward."""
+    """Inside the block every transformer block of the model is recomputed in backward.
+
+    For a loss: a cache is not filled meanwhile.
+    """
     for block in model.blocks:
         block.active.append((Recomputed(block), None))
     try:

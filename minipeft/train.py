@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .accumulate import accumulate, reading
 from .autograd import no_grad
 from .backend import np, numbers, to_numpy, xp
-from .errors import check_known
+from .errors import check_flag, check_known, check_whole
 from .files import blaming, check_places, checksum, json_object, read_arrays, write_arrays
 from .functional import IGNORE, cross_entropy
 from .history import History, Score
@@ -31,16 +31,18 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         checkpoint=None, save_every=100, until=None, label="fit", **options):  # fmt: skip
     """Train on `data` (Examples or a Task) by AdamW, warm-up and cosine. Returns a History.
 
-    options: other fields of Settings, such as seed, warmup.  label: None for no progress bar.
+    options: other fields of Settings, such as seed or warmup; to fit into memory, accumulate or
+    recompute, and for a second core workers.  label: None for no progress bar.
     checkpoint: a file from which the run goes on if it exists, written every `save_every` steps
     and at the end.  until: stop after this step, to go on later from the checkpoint.
 
-    Ctrl-C ends after the step at hand, with what was learnt. A loss or gradient that is not
-    finite raises FloatingPointError with the step; the last weights of finite loss are kept.
+    Ctrl-C ends after the step at hand, with what was learnt; a second one at once, perhaps in
+    the middle of an update. A loss or gradient that is not finite raises FloatingPointError
+    with the step; the last weights of finite loss are kept.
     """
     check_known("option of fit", options, Settings.__dataclass_fields__)
-    if type(save_every) is not int or save_every < 1:
-        raise ValueError(f"save_every must be a whole number ≥ 1, got {save_every!r}")
+    check_whole(1, save_every=save_every)
+    check_whole(0, until=0 if until is None else until)
     run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
     if checkpoint is not None:
         run.resume(checkpoint)
@@ -55,7 +57,7 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
             bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", refresh=False)
             if checkpoint is not None and run.done % save_every == 0:
                 run.save(checkpoint)
-    if asked.is_set() and run.done < last:
+    if run.done < last:
         run.history.stopped = f"interrupted after step {run.done} of {steps}"
     if checkpoint is not None:
         run.save(checkpoint)
@@ -79,12 +81,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "workers", "warmup", "seed"):
-            number, least = getattr(self, name), 0 if name in ("warmup", "seed") else 1
-            if type(number) is not int or number < least:
-                raise ValueError(f"{name} must be a whole number ≥ {least}, got {number!r}")
+        for name, number in vars(self).items():  # NumPy's numbers become Python's
+            object.__setattr__(self, name, getattr(number, "tolist", lambda n=number: n)())
+        check_whole(1, steps=self.steps, batch_size=self.batch_size)
+        check_whole(1, accumulate=self.accumulate, workers=self.workers)
+        check_whole(0, warmup=self.warmup, seed=self.seed)
         if not (within(self.lr, 0, math.inf) and self.lr > 0):
             raise ValueError(f"the learning rate lr must be a positive number, got {self.lr!r}")
+        check_flag(recompute=self.recompute)
         if self.clip is not None and not (within(self.clip, 0, math.inf) and self.clip > 0):
             text = "clip must be a positive number, or None for no limit"
             raise ValueError(f"{text}, got {self.clip!r}")
@@ -97,7 +101,7 @@ class Settings:
 
 def within(number, low, high):
     """Whether it is a number in [low, high)."""
-    return isinstance(number, (int, float)) and low <= number < high
+    return type(number) in (int, float) and low <= number < high
 
 
 class Run:
@@ -123,24 +127,29 @@ class Run:
         return self.optimizer.steps
 
     def step(self, each=None):
-        """One batch forward and backward, one update, one line in the history."""
+        """One batch forward and backward, one update, one line in the history.
+
+        No gradient is left, whatever happens.
+        """
         began, s, parameters = time.perf_counter(), self.settings, self.optimizer.parameters
         ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
         parts, seed = s.accumulate * s.workers, (s.seed, 1, self.done)
-        loss = accumulate(self.model, ids, labels, parts, seed, each)
-        for adapter in self.adapters:
-            adapter.method.before_step(adapter, self.done + 1, s.steps)
-        loss, norm = numbers([loss, grad_norm(parameters)])
-        if not math.isfinite(loss + norm):
-            self.give_up(loss, norm)
-        lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
-        scale = clip_scale(norm, s.clip)
-        self.optimizer.step(lr, scale, before=self.good)
-        for adapter in self.adapters:
-            ranks = adapter.method.after_step(adapter, self.done, s.steps, scale)
-            self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
-        for p in parameters:
-            p.grad = None
+        try:
+            loss = accumulate(self.model, ids, labels, parts, seed, each)
+            for adapter in self.adapters:
+                adapter.method.before_step(adapter, self.done + 1, s.steps)
+            loss, norm = numbers([loss, grad_norm(parameters)])
+            if not math.isfinite(loss + norm):
+                self.give_up(loss, norm)
+            lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
+            scale = clip_scale(norm, s.clip)
+            self.optimizer.step(lr, scale, before=self.good)
+            for adapter in self.adapters:
+                ranks = adapter.method.after_step(adapter, self.done, s.steps, scale)
+                self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
+        finally:
+            for p in parameters:
+                p.grad = None
         self.history.add(loss, lr, norm, time.perf_counter() - began)
 
     def give_up(self, loss, norm):
@@ -148,7 +157,6 @@ class Run:
         if not math.isfinite(loss):
             for p, good in zip(self.optimizer.parameters, self.good, strict=True):
                 p.data[...] = good
-        self.model.zero_grad()
         raise FloatingPointError(
             f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; "
             "the weights are those that last gave a finite loss. "
@@ -216,8 +224,7 @@ def evaluate(model, examples, batch_size=256):
     An answer counts if the likeliest token is right at each of its places, [end] included,
     given the right ones before: exactly then greedy decoding writes that answer.
     """
-    if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number ≥ 1, got {batch_size!r}")
+    check_whole(1, batch_size=batch_size)
     if not hasattr(examples, "labels"):
         kind = "Examples, such as Task('gerund').examples('test')"
         raise TypeError(f"evaluate takes {kind}, got {examples!r}")

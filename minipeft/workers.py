@@ -4,10 +4,10 @@
     a worker       part 1 ── its gradients, in shared ─┘   (shared: the worker sees it at once)
                              memory
 
-NumPy computes elementwise on one core. Two threads would use two, but they wait for one another
-at Python's lock before each op, and the ops of a small model are shorter than such a wait. A
-process has a lock of its own. It starts as a copy of this one (`fork`), so the model need not
-be sent; then a part goes to it as bytes, and its answer is the loss: no pickle either way.
+NumPy computes elementwise on one core. Two threads would use two, but each op of either has to
+take Python's lock in turn. A process has a lock of its own. It starts as a copy of this one
+(`fork`), so the model need not be sent; then a part goes to it as bytes, and its answer is the
+loss: no pickle either way.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import json
 import mmap
 import signal
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -27,6 +28,7 @@ from .backend import np, xp
 
 KNOWN = {kind.__name__: kind for kind in (ValueError, TypeError, IndexError, MemoryError)}
 FORKS = sys.platform == "linux" and xp is np  # elsewhere BLAS or a GPU may not survive it
+ONE_BLAS_THREAD = threading.RLock()  # BLAS's threads are counted for the whole process
 
 
 @contextlib.contextmanager
@@ -34,15 +36,16 @@ def side_by_side(read, trained, workers):
     """A `map` of parts by `read`, on so many processes with one BLAS thread each.
 
     `read` gives (loss, {leaf: gradient}) of a part; `trained` are the parameters that change
-    meanwhile, and only in place. Results come in the order of the parts. Where a process cannot
-    be copied, on macOS, Windows or a GPU, or in a process that may have no children, threads do
-    the same.
+    meanwhile, and only in place. Results come in the order of the parts; what `read` raises, on
+    whichever process, is raised here. Where a process cannot be copied, on macOS, Windows or a
+    GPU, or in a process that may have no children, threads do the same.
+    Of threads that come here, the second waits until the first is done.
     """
     if workers == 1:
         yield partial(map, read)
         return
     crew = processes if FORKS and not current_process().daemon else threads
-    with threadpool_limits(1, "blas"), crew(read, trained, workers) as each:
+    with ONE_BLAS_THREAD, threadpool_limits(1, "blas"), crew(read, trained, workers) as each:
         yield each
 
 
@@ -64,30 +67,44 @@ def processes(read, trained, workers):
 
     Meanwhile the parameters are in shared memory; afterwards they are back in their own.
     """
-    own = [p.data for p in trained]
-    for p in trained:
-        p.data = shared(p.data)
-    crew = []
+    own, crew = [p.data for p in trained], []
     try:
-        crew += (Worker(read, trained) for _ in range(1, workers))
-
-        def each(parts):
-            for start in range(0, len(parts), workers):
-                mine, *others = parts[start : start + workers]
-                busy = crew[: len(others)]
-                for worker, part in zip(busy, others, strict=True):
-                    worker.send(part)
-                yield read(mine)
-                for worker in busy:
-                    yield worker.receive()
-
-        yield each
+        for p in trained:
+            p.data = shared(p.data)
+        for _ in range(1, workers):
+            crew.append(Worker(read, trained))
+        yield partial(read_in_turns, read, crew)
     finally:
+        for p, a in zip(trained, own, strict=True):
+            if p.data is not a:
+                a[...] = p.data
+                p.data = a
+        for worker in crew:
+            worker.process.kill()
         for worker in crew:
             worker.end()
-        for p, a in zip(trained, own, strict=True):
-            a[...] = p.data
-            p.data = a
+
+
+def read_in_turns(read, crew, parts):
+    """The results of parts in their order: of each few, the first by this process."""
+    seen, few = set(), 1 + len(crew)
+    for start in range(0, len(parts), few):
+        mine, *others = parts[start : start + few]
+        busy = crew[: len(others)]
+        for worker, part in zip(busy, others, strict=True):
+            worker.send(part)
+        try:
+            loss, found = read(mine)
+        finally:  # whatever happens, no answer is left for the next part that is sent
+            answers = [worker.receive() for worker in busy]
+        seen.update(found)
+        yield loss, found
+        for worker, answer in zip(busy, answers, strict=True):
+            loss, found = worker.result(answer)
+            # a sum that begins with a worker's gradient must outlive the worker's next part
+            found = {node: g if node in seen else g.copy() for node, g in found.items()}
+            seen.update(found)
+            yield loss, found
 
 
 def shared(a):
@@ -98,7 +115,11 @@ def shared(a):
 
 
 class Worker:
-    """Another process, which reads one part at a time."""
+    """Another process, which reads one part at a time.
+
+    It has copies of this process's nodes and shares the memory of the gradients, both in the
+    order of `trained`; so an answer need only say which of them a part has reached.
+    """
 
     def __init__(self, read, trained):
         self.nodes = [p.node for p in trained]
@@ -115,16 +136,24 @@ class Worker:
     def send(self, part):
         """Let it begin with a part: arrays of whole numbers, or JSON values."""
         with contextlib.suppress(BrokenPipeError):  # if it has ended, `receive` says so
-            send(self.pipe, part)
+            send_part(self.pipe, part)
 
     def receive(self):
-        """(loss, {leaf: gradient}) of the part that was sent; raises what reading it raised."""
+        """Its answer to the part that was sent; None if it has ended."""
         try:
-            answer = json.loads(self.pipe.recv_bytes())
+            return json.loads(self.pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
+            return None
+
+    def result(self, answer):
+        """(loss, {leaf: gradient}) by an answer, or raise what reading the part raised.
+
+        The gradients are good until the worker is sent another part.
+        """
+        if answer is None:
             self.process.join()
             text = f"a worker ended with exit code {self.process.exitcode}"
-            raise RuntimeError(f"{text}; if memory ran out, use fewer workers") from None
+            raise RuntimeError(f"{text}; if memory ran out, use fewer workers")
         if "error" in answer:
             kind, text = answer["error"]
             raise KNOWN.get(kind, RuntimeError)(text)
@@ -133,35 +162,39 @@ class Worker:
         return loss, {node: g for node, g, has in found if has}
 
     def end(self):
-        """Stop it, whatever it is doing."""
+        """Close the pipe to it and wait until it is gone."""
         self.pipe.close()
-        self.process.kill()
         self.process.join()
 
 
 def serve(read, nodes, gradients, other_end, pipe):
     """What a worker does until the pipe is closed: read a part, leave its gradients, answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to handle
-    other_end.close()
-    while True:
-        try:
-            part = receive(pipe)
-        except EOFError:
-            return
-        try:
-            loss, found = read(part)
-            for node, room in zip(nodes, gradients, strict=True):
-                if node in found:
-                    room[...] = found[node]
-            has = [node in found for node in nodes]
-            answer = {"loss": float(loss), "dtype": loss.dtype.name, "has": has}
-        except Exception as error:
-            answer = {"error": [type(error).__name__, str(error)]}
-        pipe.send_bytes(json.dumps(answer).encode())
+    other_end.close()  # or else the pipe would never be closed, by the end of the first process
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            answer = answer_to(receive_part(pipe), read, nodes, gradients)
+            pipe.send_bytes(json.dumps(answer).encode())
 
 
-def send(pipe, part):
-    """Send a tuple: the shape of each array and the value of what is none, then the arrays."""
+def answer_to(part, read, nodes, gradients):
+    """What to say of a part, as JSON values, having left its gradients in their places."""
+    try:
+        loss, found = read(part)
+        for node, room in zip(nodes, gradients, strict=True):
+            if node in found:
+                room[...] = found[node]
+        has = [node in found for node in nodes]
+        return {"loss": float(loss), "dtype": loss.dtype.name, "has": has}
+    except Exception as error:
+        return {"error": [type(error).__name__, str(error)]}
+
+
+def send_part(pipe, part):
+    """Send a tuple of arrays of whole numbers and of JSON values.
+
+    First, as JSON, the shape of each array and the other values; then the arrays' bytes.
+    """
     is_array = [isinstance(x, np.ndarray) for x in part]
     told = [x.shape if a else x for a, x in zip(is_array, part, strict=True)]
     pipe.send_bytes(json.dumps([is_array, told]).encode())
@@ -170,8 +203,8 @@ def send(pipe, part):
             pipe.send_bytes(np.asarray(x, np.int64).tobytes())
 
 
-def receive(pipe):
-    """The tuple that `send` sent."""
+def receive_part(pipe):
+    """The tuple that `send_part` sent."""
     is_array, told = json.loads(pipe.recv_bytes())
 
     def value(array, x):

@@ -1,7 +1,9 @@
 """However a batch is read, its gradient is the same: in parts, by workers, recomputed."""
 
+import tracemalloc
 from functools import partial
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +81,46 @@ def test_recomputing_keeps_little():
     everything = kept()
     with recomputing(net):
         assert kept() < everything / 4
+
+
+def test_recomputing_a_parameter_of_all_blocks_gives_the_same_to_rounding():
+    config = mp.Config.gpt2(vocab=9, context=16, width=16, layers=3, heads=2)
+    net = model(config)
+    mp.attach(net, mp.Compacter(m=4, phm_dim=2))
+    ids, labels = batch(config)
+    loss, whole = gradient(net, ids, labels)
+    with recomputing(net):
+        again, found = gradient(net, ids, labels)
+    assert again == loss
+    np.testing.assert_allclose(found, whole, rtol=1e-9, atol=1e-15)
+
+
+def test_parts_hold_two_copies_of_the_gradients_and_no_more():
+    config = mp.Config.gpt2(vocab=9, context=8, width=64, layers=6, heads=1)
+    net = model(config, precision="float32")
+    ids, labels = batch(config, B=4, T=2)
+
+    def peak(parts):
+        net.zero_grad()
+        tracemalloc.start()
+        accumulate(net, ids, labels, parts)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        net.zero_grad()
+        return most
+
+    peak(1), peak(4)
+    assert peak(4) < peak(1) + 1.2 * 4 * config.size
+
+
+def test_parts_of_a_batch_with_chosen_rows_are_refused():
+    net = mp.load_base()
+    mp.attach(net, mp.LoRA(r=1), "a")
+    mp.use(net, rows=["a", None] * 2)
+    for options in ({"workers": 2}, {"accumulate": 2}):
+        with pytest.raises(ValueError, match="so it must be read whole; use accumulate=1"):
+            mp.fit(net, mp.Task("gerund"), 1, 4, **options)
+    assert mp.fit(net, mp.Task("gerund"), 1, 4).loss
 
 
 def test_fit_takes_both_as_arguments():

@@ -130,6 +130,14 @@ def test_a_comparison_that_fails_on_the_way_is_one_line(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_reader_may_stop_reading():
+    command = [sys.executable, "-m", "minipeft", "count", "--model", "gpt2"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.close()
+    assert (child.stderr.read(), child.wait()) == ("", 0)
+    child.stderr.close()
+
+
 def test_pretrain_end_to_end(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "FAST", 2)
     assert main(f"pretrain --fast --out {tmp_path}".split()) == 0

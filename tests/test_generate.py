@@ -159,6 +159,9 @@ BAD = [
     (dict(prompts=[]), "at least one prompt"),
     (dict(prompts=[[1], []]), "each with at least one token"),
     (dict(prompts=[1, 2]), r"such as \[\[1, 2\], \[3\]\], got \[1, 2\]"),
+    (dict(prompts=5), "got 5"),
+    (dict(prompts=[[1, [2]]]), "unequal lengths"),
+    (dict(max_new=True), "got 0.0, None and True"),
     (dict(max_new=0), "max_new ≥ 1, got 0.0, None and 0"),
     (dict(temperature=1.0, top_k=2.5), "whole numbers top_k ≥ 1"),
     (dict(temperature=-1.0), "temperature ≥ 0"),
@@ -182,6 +185,22 @@ BAD = [
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         generate(model(CONFIG), **dict(prompts=[[1]]) | options)
+
+
+def test_what_has_no_room_is_refused_before_it_is_written(monkeypatch):
+    net, reads = model(CONFIG), []
+    read = net.read
+    monkeypatch.setattr(net, "read", lambda *a, **k: reads.append(a) or read(*a, **k))
+    with pytest.raises(ValueError, match="lower max_new by 1, or shorten the prompts"):
+        generate(net, [[1] * 10], 8)
+    assert len(reads) == 1
+    (token,) = greedy(net, [1] * 10, 1)
+    assert generate(net, [[1] * 10], 8, stop=token) == [[token]]  # it may end before
+
+
+def test_no_temperature_above_zero_is_too_low():
+    net = model(CONFIG)
+    assert generate(net, [[1, 2]], 5, temperature=5e-324, rng=0) == generate(net, [[1, 2]], 5)
 
 
 def test_the_context_may_be_filled_to_the_last_slot():
@@ -215,6 +234,8 @@ def test_virtual_tokens_take_part_in_writing(method):
     assert found == [greedy(net, prompt, 8) for prompt in asked]
     with mp.disabled(net):
         assert found != generate(net, asked, 8)
-    with pytest.raises(ValueError, match="17 slots are 1 more than the context of 16"):
+    with pytest.raises(
+        ValueError, match="20 slots are 4 more than the context of 16; lower max_new"
+    ):
         generate(net, [[1] * 10], 8)
     assert isinstance(net(asked[:1]), Tensor)

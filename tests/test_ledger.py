@@ -24,6 +24,7 @@ from test_laws import cases
 
 SEVEN = presets.config("llama-2-7b")
 LORA = mp.LoRA(r=16)
+BARE = "the bare base, {} of which trains"
 
 
 def tape_of(net, ids, labels, recompute=False):
@@ -61,6 +62,9 @@ def agrees(found, net, ids, labels, recompute=False, parts=1):
     assert found.tape == tape_of(net, ids[:rows].copy(), labels[:rows].copy(), recompute)
     assert found.weights == weights_of(net)
     assert (found.gradients, found.optimiser) == step(net, ids, labels, parts)
+    assert found.summed == (found.gradients if min(parts, len(ids)) > 1 else 0)
+    parts_of_total = found.weights, found.gradients, found.summed, found.optimiser, found.tape
+    assert found.total == sum(parts_of_total) + found.rebuilt
     net.zero_grad()
     with counting() as flops, less:
         accumulate(counted(net), ids, labels, parts, seed=(0,))
@@ -115,6 +119,21 @@ def test_a_bare_base_trains_all_of_itself_and_a_frozen_one_nothing(config, recom
     assert (frozen.total, frozen.weights) == (4 * config.size, 4 * config.size)
     assert frozen.trainable_numbers == frozen.flops["backward"] == 0
     assert mp.ledger(net, "frozen", seq=3).kept == {}
+    assert (bare.method, frozen.method) == (BARE.format("all"), "nothing trains")
+    net.wte.weight.requires_grad = False
+    assert mp.ledger(net, seq=3).method == BARE.format("part")
+    for p in net.parameters():
+        p.requires_grad = False
+    assert mp.ledger(net, seq=3).method == "nothing trains"
+
+
+def test_parts_of_a_batch_with_chosen_rows_are_refused():
+    net = mp.load_base()
+    mp.attach(net, mp.LoRA(r=1), "a")
+    mp.use(net, rows=["a", None] * 2)
+    with pytest.raises(ValueError, match="must be read whole"):
+        mp.ledger(net, batch=4, seq=4, accumulate=2)
+    assert mp.ledger(net, batch=4, seq=4).trainable_numbers
 
 
 def test_dropout_keeps_a_byte_for_each_number_that_it_may_drop():
@@ -292,6 +311,11 @@ def test_the_command_tells_what_the_function_does(capsys):
         ("--model gpt2 --r 1000", "lower r"),
         ("--model gpt2 --targets nope", "nope"),
         ("--model gpt2 --method nope", "nope"),
+        ("--model gpt2 --method frozen --r 4", "frozen has no hyper-parameters"),
+        ("--model gpt2 --method frozen --set a=1", "frozen has no hyper-parameters"),
+        ("--model gpt2 --plot x.png --json", "leave out --json"),
+        ("--model gpt2 --plot x.png --seq 1000", "seq can be at most 992, got 1000"),
+        (f"--layers 2 --width 8 --heads 2 --vocab 1{30 * '0'}", "larger than what the machine"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, complaint, capsys):
@@ -317,4 +341,6 @@ def test_the_picture_has_a_bar_for_each_method_and_its_numbers_beside_it(tmp_pat
     drawn = [bar for bar in axes.containers if isinstance(bar, BarContainer)]
     for i, row in enumerate(rows.values()):
         lengths = [bar.patches[0].get_width() for bar in drawn[4 * i : 4 * i + 4]]
-        assert sum(lengths) == pytest.approx(row["total"] / 1e9)
+        assert sum(lengths) == pytest.approx(row["total"] / 1e6)
+    assert axes.get_xlabel() == "MB"
+    assert axes.get_title(loc="left").endswith(" numbers, fp32, batch 1 × 8 tokens")

@@ -47,9 +47,9 @@ LAYERS = """
     papers
     explain count
     table
+    account
     plots
     plots_compare plots_ledger
-    account
     ledger
     history
     workers

@@ -217,6 +217,9 @@ BAD_SETTINGS = [
     *((dict(warmup=n), "warmup must be a whole number ≥ 0, got") for n in (-1, 1.5, "2")),
     *((dict(seed=n), "seed must be a whole number ≥ 0, got") for n in (-1, 1.5, "a")),
     *((dict(save_every=n), "save_every must be a whole number ≥ 1") for n in (0, -1, 2.5)),
+    *((dict(until=n), "until must be a whole number ≥ 0") for n in (-1, 2.5, "x")),
+    (dict(recompute="no"), "recompute must be True or False, got 'no'"),
+    (dict(lr=True), "lr must be a positive number, got True"),
     (dict(weight_decay=-0.1), "weight_decay must be a number ≥ 0, got -0.1"),
     (dict(weight_decay=math.nan), "weight_decay must be a number ≥ 0, got nan"),
     (dict(weigth_decay=0.1), "option of fit 'weigth_decay'; did you mean 'weight_decay'"),
@@ -232,6 +235,30 @@ def test_bad_settings_change_nothing(options, message):
     with pytest.raises(ValueError, match=message):
         mp.fit(net, examples(), **options)
     assert (weights(net) == before).all()
+
+
+def test_numbers_of_numpy_are_numbers():
+    how = dict(steps=np.int64(2), batch_size=np.int32(3), lr=np.float32(0.5), seed=np.uint8(1))
+    settings = Settings(**how)
+    assert vars(settings) == vars(Settings(2, 3, 0.5, seed=1))
+    assert all(type(value) in (int, float, bool, tuple) for value in vars(settings).values())
+
+
+@pytest.mark.parametrize("where", ["accumulate", "step"])
+def test_an_error_leaves_no_gradient(where, monkeypatch):
+    net = mp.Transformer(SMALL, 0)
+
+    def fail(*_, **__):
+        raise RuntimeError("stop")
+
+    bad = examples()
+    if where == "step":
+        monkeypatch.setattr("minipeft.train.AdamW.step", fail)
+    else:  # in the second part of a batch
+        monkeypatch.setattr("minipeft.accumulate.move", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        mp.fit(net, bad, steps=1, accumulate=2)
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_a_model_in_which_nothing_trains_is_refused():

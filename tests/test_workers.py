@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info
 
 import minipeft as mp
+from minipeft.accumulate import move
 from minipeft.backend import np, to_numpy, xp
 from minipeft.nn import Parameter
-from minipeft.workers import FORKS, processes, side_by_side, threads
+from minipeft.workers import FORKS, processes, shared, side_by_side, threads
 
 KINDS = [processes, threads] if FORKS else [threads]
 forking = pytest.mark.skipif(not FORKS, reason="processes are copied on Linux and NumPy only")
@@ -58,6 +61,57 @@ def test_a_change_in_place_is_seen_by_all_and_stays(kind):
     assert float(arrays[0].sum() + arrays[1]) == 17 + 21
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sum_may_begin_with_any_part(kind):
+    trained = weights()
+
+    def read(part):  # only some of the parts reach a gradient
+        found = {p.node: p.data * 0 + part[0] for p in trained} if part[0] > 1 else {}
+        return np.zeros(()), found
+
+    sums = {}
+    with kind(read, trained, 2) as each:
+        for _, found in each([(n,) for n in (0, 10, 1, 100)]):
+            move(found, sums)
+    assert [float(sums[p.node].max()) for p in trained] == [110.0] * 2
+
+
+def test_of_two_threads_the_second_waits_and_blas_is_left_as_it_was():
+    before, seen = threadpool_info(), []
+
+    def train():
+        trained = weights()
+        with side_by_side(times(trained), trained, 2) as each:
+            seen.append("begin")
+            assert sum(float(loss) for loss, _ in each([(1,), (1,)])) == 34
+            seen.append("end")
+
+    pair = [threading.Thread(target=train) for _ in range(2)]
+    for thread in pair:
+        thread.start()
+    for thread in pair:
+        thread.join()
+    assert seen == ["begin", "end"] * 2
+    assert threadpool_info() == before
+
+
+@forking
+def test_parameters_are_back_whatever_fails(monkeypatch):
+    trained, made = weights(), []
+    arrays = [p.data for p in trained]
+
+    def fail(a):
+        made.append(a)
+        if len(made) > 1:
+            raise MemoryError("no room")
+        return shared(a)
+
+    monkeypatch.setattr("minipeft.workers.shared", fail)
+    with pytest.raises(MemoryError), processes(times(trained), trained, 2):
+        pass
+    assert all(p.data is a for p, a in zip(trained, arrays, strict=True))
+
+
 def test_arrays_and_json_values_arrive_as_they_were():
     ids, trained = np.arange(6).reshape(2, 3).T, weights()
 
@@ -78,11 +132,13 @@ def test_a_failing_part_is_heard(kind, where, error):
     def fail(part):
         if part[0] == where:
             raise error(f"part {where}")
-        return np.zeros(()), {}
+        return np.array(float(part[0])), {}
 
     trained = weights()
-    with kind(fail, trained, 2) as each, pytest.raises(error, match=f"part {where}"):
-        list(each([(0,), (1,)]))
+    with kind(fail, trained, 2) as each:
+        with pytest.raises(error, match=f"part {where}"):
+            list(each([(0,), (1,)]))
+        assert [float(loss) for loss, _ in each([(2,), (3,)])] == [2.0, 3.0]
     assert float(trained[0].data.sum()) == 15
 
 
@@ -133,9 +189,8 @@ def endless(folder):
 
 @forking
 def test_no_worker_outlives_a_killed_process(tmp_path):
-    child = subprocess.Popen(
-        [sys.executable, __file__, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    how = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)], **how)
     assert child.stdout.readline() == "begun\n"
     worker = Path(f"/proc/{(tmp_path / 'worker').read_text(encoding='ascii')}")
     assert worker.is_dir()
@@ -146,6 +201,8 @@ def test_no_worker_outlives_a_killed_process(tmp_path):
     while worker.is_dir() and "Z" not in (worker / "stat").read_text().split()[2]:
         assert time.monotonic() < deadline, "the worker is still there"
         time.sleep(0.05)
+    assert child.stderr.read() == ""  # and it says nothing
+    child.stderr.close()
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ PEFT, which divides by r + 10⁻⁵ and does not square the norms.
 from dataclasses import dataclass
 
 from ..backend import np, numbers, xp
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Dropout, Parameter
 from ..ops import square
 from .base import Delta
-from .targets import Targeted, at_least_1, check_rank, shape, weight
+from .targets import Targeted, check_rank, shape, weight
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class AdaLoRA(Targeted):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(init_r=self.init_r, target_r=self.target_r, deltaT=self.deltaT)
+        check_whole(1, init_r=self.init_r, target_r=self.target_r, deltaT=self.deltaT)
         if self.target_r > self.init_r:
             raise ValueError(f"target_r = {self.target_r} is more than init_r = {self.init_r}")
         for name in ("tinit", "tfinal"):

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from .. import functional as F
 from ..backend import np
-from ..errors import unknown
+from ..errors import check_whole, unknown
 from ..nn import Parameter, kaiming_uniform
 from ..ops import relu
 from .base import Delta, Method
-from .targets import at_least_1, matching, sites
+from .targets import matching, sites
 
 PLACES = {"houlsby": ("attn", "mlp"), "pfeiffer": ("mlp",)}
 NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu, "identity": lambda x: x}
@@ -38,7 +38,7 @@ class Bottleneck(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(m=self.m)
+        check_whole(1, m=self.m)
         for kind, options in (("style", PLACES), ("nonlinearity", NONLINEAR)):
             if getattr(self, kind) not in options:
                 raise ValueError(unknown(kind, getattr(self, kind), options))

@@ -167,6 +167,15 @@ def in_use(model):
     return vars(model).setdefault("adapters_in_use", {})
 
 
+def check_rows(model, parts):
+    """Raise ValueError for parts of a batch for whose rows adapters were chosen by `use`."""
+    if parts > 1 and any(rows is not None for rows in in_use(model).values()):
+        raise ValueError(
+            "adapters were chosen for the rows of a batch, so it must be read whole; "
+            "use accumulate=1 and workers=1"
+        )
+
+
 def base_parameters(model):
     """(path, Parameter) of the base as it is with every adapter switched off."""
     originals, added = {}, set()

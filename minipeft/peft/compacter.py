@@ -17,10 +17,11 @@ import math
 from dataclasses import dataclass
 
 from ..backend import np
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Parameter
 from .adapter import NONLINEAR, PLACES, Bottleneck, BottleneckDelta
-from .targets import at_least_1, matching, sites
+from .targets import matching, sites
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Compacter(Bottleneck):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(phm_dim=self.phm_dim, phm_rank=self.phm_rank)
+        check_whole(1, phm_dim=self.phm_dim, phm_rank=self.phm_rank)
         self.check_divides("m", self.m)
 
     def check_divides(self, name, size):

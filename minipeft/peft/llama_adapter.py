@@ -16,11 +16,12 @@ Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32
 from dataclasses import dataclass
 
 from ..backend import np
+from ..errors import check_whole
 from ..functional import attention
 from ..nn import Parameter
 from ..ops import broadcast
 from .base import Delta, Method
-from .targets import at_least_1, matching, sites
+from .targets import matching, sites
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class LlamaAdapter(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(adapter_len=self.adapter_len)
+        check_whole(1, adapter_len=self.adapter_len)
         if self.adapter_layers is not None:
-            at_least_1(adapter_layers=self.adapter_layers)
+            check_whole(1, adapter_layers=self.adapter_layers)
 
     def layers(self, there):
         """Which of the model's layers have a prefix: the last ones."""

@@ -12,11 +12,12 @@ are quantised as they are. Linear layers of the base must not be packed before.
 """
 
 from ..backend import dtype, xp
+from ..errors import check_whole
 from ..quantize import Packed, check_bare, quantize
 from .attaching import install, prepare, use
 from .base import precision
 from .lora import LoRA, LoRADelta, leading
-from .targets import at_least_1, linears
+from .targets import linears
 
 
 def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, double=True):
@@ -26,7 +27,7 @@ def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, 
     `attach` would. The base is changed for good: save it by `save_model`, for the adapter fits
     no other.
     """
-    at_least_1(steps=steps)
+    check_whole(1, steps=steps)
     check_bare(model)
     adapter = prepare(model, LoRA() if method is None else method, name)
     layers = linears(model)

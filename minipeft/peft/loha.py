@@ -12,10 +12,11 @@ Hyeon-Woo et al. 2022 (FedPara), section 2.2, arXiv:2108.06098; the start is HF 
 from dataclasses import dataclass, field
 
 from ..backend import np
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Parameter, kaiming_uniform
 from .base import Delta
-from .targets import Targeted, at_least_1, check_rank, patterned, shape, weight
+from .targets import Targeted, check_rank, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class LoHa(Targeted):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(r=self.r)
+        check_whole(1, r=self.r)
 
     def at(self, path, shape):
         own = patterned(self, path, "alpha")

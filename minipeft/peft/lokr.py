@@ -17,10 +17,11 @@ import math
 from dataclasses import dataclass, field
 
 from ..backend import np, xp
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Parameter, kaiming_uniform
 from .base import Delta
-from .targets import Targeted, at_least_1, patterned, shape, weight
+from .targets import Targeted, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class LoKr(Targeted):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(r=self.r)
+        check_whole(1, r=self.r)
         if self.decompose_factor != -1:
-            at_least_1(decompose_factor=self.decompose_factor)
+            check_whole(1, decompose_factor=self.decompose_factor)
 
     def at(self, path, shape):
         return patterned(self, path, "alpha")

@@ -18,10 +18,11 @@ paper's is Gaussian.
 from dataclasses import dataclass, field
 
 from ..backend import np, xp
+from ..errors import check_whole
 from ..functional import embedding, linear
 from ..nn import Dropout, Embedding, Parameter, kaiming_uniform
 from .base import Delta
-from .targets import Targeted, at_least_1, check_rank, patterned, shape, weight
+from .targets import Targeted, check_rank, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class LoRA(Targeted):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(r=self.r)
+        check_whole(1, r=self.r)
 
     @property
     def scaling(self):

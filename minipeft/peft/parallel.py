@@ -13,10 +13,10 @@ which is a short prefix and one of these at once: `use(model, ["prefix", "parall
 
 from dataclasses import dataclass
 
-from ..errors import unknown
+from ..errors import check_whole, unknown
 from .adapter import NONLINEAR, BottleneckDelta
 from .base import Method
-from .targets import at_least_1, matching, sites
+from .targets import matching, sites
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Parallel(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(m=self.m)
+        check_whole(1, m=self.m)
         if self.nonlinearity not in NONLINEAR:
             raise ValueError(unknown("nonlinearity", self.nonlinearity, NONLINEAR))
         if self.scale == 0:

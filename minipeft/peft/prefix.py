@@ -18,11 +18,12 @@ Without the network it is P-tuning v2: Liu et al. 2021, arXiv:2110.07602
 from dataclasses import dataclass, replace
 
 from ..autograd import no_grad
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Parameter, kaiming_uniform
 from ..ops import broadcast, tanh
 from .base import Delta, Method
-from .targets import at_least_1, room_for
+from .targets import room_for
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Prefix(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(
+        check_whole(
+            1,
             num_virtual_tokens=self.num_virtual_tokens,
             encoder_hidden_size=self.encoder_hidden_size,
         )

@@ -12,10 +12,11 @@ Lester et al. 2021, section 2, arXiv:2104.08691
 from dataclasses import dataclass
 
 from ..backend import np, xp
+from ..errors import check_whole
 from ..nn import Parameter
 from ..ops import broadcast, concat
 from .base import Delta, Method
-from .targets import at_least_1, room_for
+from .targets import room_for
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Prompt(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(num_virtual_tokens=self.num_virtual_tokens)
+        check_whole(1, num_virtual_tokens=self.num_virtual_tokens)
 
     def count(self, config):
         return self.num_virtual_tokens * config.width

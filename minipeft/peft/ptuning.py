@@ -15,12 +15,13 @@ unless given, and the virtual tokens all come first; the paper also has an LSTM 
 from dataclasses import dataclass
 
 from ..autograd import no_grad
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Parameter, kaiming_uniform
 from ..ops import relu
 from .base import Method
 from .prompt import Prompt, PromptDelta
-from .targets import at_least_1, room_for
+from .targets import room_for
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class PTuning(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(num_virtual_tokens=self.num_virtual_tokens)
+        check_whole(1, num_virtual_tokens=self.num_virtual_tokens)
         if self.encoder_hidden_size is not None:
-            at_least_1(encoder_hidden_size=self.encoder_hidden_size)
+            check_whole(1, encoder_hidden_size=self.encoder_hidden_size)
 
     def hidden(self, width):
         """h, the width inside the network."""

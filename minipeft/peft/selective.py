@@ -23,8 +23,9 @@ probe), arXiv:1610.01644
 import math
 from dataclasses import dataclass
 
+from ..errors import check_whole
 from .base import Method, base_parameters
-from .targets import at_least_1, weight
+from .targets import weight
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class LastK(Selective):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(k=self.k)
+        check_whole(1, k=self.k)
 
     def check(self, layers):
         """Raise ValueError if the model has fewer than k blocks."""

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from ..errors import unknown
+from ..errors import check_whole, unknown
 from ..nn import Embedding, Linear, Site, TiedHead
 from .base import Method
 
@@ -22,7 +22,7 @@ class Targeted(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(**getattr(self, "rank_pattern", {}))
+        check_whole(1, **getattr(self, "rank_pattern", {}))
         for option in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(self, option, {}):
                 try:
@@ -162,13 +162,6 @@ def check_rank(path, r, shape):
             f"r = {r} is more than {path} can use: a {tuple(shape)} weight "
             f"has rank ≤ {min(shape)}; lower r or leave {path} out"
         )
-
-
-def at_least_1(**numbers):
-    """Raise ValueError unless every hyper-parameter given is a whole number ≥ 1."""
-    for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"{name} must be a whole number ≥ 1, got {number!r}")
 
 
 def room_for(slots, context):

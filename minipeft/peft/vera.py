@@ -17,10 +17,11 @@ import math
 from dataclasses import dataclass
 
 from ..backend import array, np
+from ..errors import check_whole
 from ..functional import linear
 from ..nn import Dropout, Parameter
 from .base import Delta
-from .targets import Targeted, at_least_1, matrices, shape, weight
+from .targets import Targeted, matrices, shape, weight
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class VeRA(Targeted):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least_1(r=self.r)
+        check_whole(1, r=self.r)
         if self.projection_prng_key < 0:
             raise ValueError(f"projection_prng_key is ≥ 0, got {self.projection_prng_key}")
 
