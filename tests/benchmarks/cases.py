@@ -85,11 +85,6 @@ class Stepper:
         self.run.step(each)
         return self.run.history.loss[-1]
 
-    def standing(self):
-        """Bytes that a run holds between steps: moments, and the last good weights."""
-        kept = [*self.run.optimizer.m, *self.run.optimizer.v, *self.run.good]
-        return sum(a.nbytes for a in kept)
-
 
 def peak_memory(reset=False):
     """The most bytes that this process has held (resident), since the last reset.
@@ -115,6 +110,16 @@ def kilobytes(path, key):
     """The number behind a key in such a file."""
     found = words(path)
     return int(found[found.index(f"{key}:") + 1])
+
+
+def clock(action, n):
+    """The seconds of each of n calls."""
+    times = []
+    for _ in range(n):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def serve(step, **about):

@@ -7,6 +7,7 @@ processes that take turns, as in `step.py`.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from statistics import median
@@ -55,17 +56,17 @@ def measure(rows, count, rounds):
     """A row of results: milliseconds a token of both, and their ratio."""
     from step import Rival
 
-    pair = [Rival("generation.py", who, rows, threads=count) for who in ("ours", "theirs")]
-    try:
+    with contextlib.ExitStack() as until:
+        pair = [
+            until.enter_context(Rival("generation.py", who, rows, threads=count))
+            for who in ("ours", "theirs")
+        ]
         mine, other = (rival.steps(1, counted=False)["losses"] for rival in pair)
         if mine != other:
             raise SystemExit(f"batch {rows}: minipeft and HF write different tokens")
         for _ in range(rounds):
             for rival in pair:
                 rival.steps(1)
-    finally:
-        for rival in pair:
-            rival.end()
     times = [1e3 * median(rival.seconds) / NEW for rival in pair]
     used = [1e3 * median(rival.processor) / NEW for rival in pair]
     return {

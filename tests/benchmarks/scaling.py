@@ -3,13 +3,15 @@
     python tests/benchmarks/scaling.py --out figures/scaling.json           about two minutes
 
 LoRA on all Linear layers (r = 8) and full fine-tuning of a small GPT. Dots are measured: time
-by the clock, memory as the most that NumPy held during a step. Lines are predicted by the
-ledger: bytes as they are, FLOPs at the speed of the middle dot. Where dots and line part, the
-time goes elsewhere than into products of matrices.
+by the clock, memory as the most that the process allocated, from the model on. Lines are
+predicted by the ledger: all its bytes, with what stands beside a step; FLOPs at the speed of
+the middle dot. Where dots and line part, the time goes elsewhere than into products of
+matrices: narrow layers wait for Python, wide ones multiply faster than the middle one. Memory
+lies above its line by what lives only inside an op, and below where all trains and the tape
+has shrunk before the last gradient is there.
 """
 
 import argparse
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import minipeft as mp
-from cases import Stepper
+from cases import Stepper, clock
 from minipeft.files import write_json
 from minipeft.ledger import ledger
 from minipeft.plots import save
@@ -46,27 +48,32 @@ def built(method, width, layers, tokens, batch, r):
 def measure(method, point, rounds):
     """Seconds and bytes of a step, measured and predicted."""
     config, how = built(method, **point)
-    net = mp.Transformer(config, rng=0)
-    mp.attach(net, how, rng=1)
-    step = Stepper(net, point["batch"], point["tokens"])
-    seconds = [timed(step) for _ in range(rounds)]
-    tracemalloc.start()
-    try:
-        step()
-        most = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    standing = step.standing() + sum(p.data.nbytes for p in net.parameters())
+    seconds = min(clock(stepper(config, how, point), rounds))
     said = ledger(config, how, batch=point["batch"], seq=point["tokens"])
-    flops, total = sum(said.flops.values()), said.total
-    values = dict(seconds=min(seconds), bytes=most + standing, flops=flops, predicted=total)
+    values = {"seconds": seconds, "flops": sum(said.flops.values())}
+    values["bytes"] = most_held(config, how, point)
+    values["predicted"] = said.total + sum(said.beside.values())
     return {"method": method, **point, **values}
 
 
-def timed(step):
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+def stepper(config, how, point):
+    """What takes a step of a point."""
+    net = mp.Transformer(config, rng=0)
+    mp.attach(net, how, rng=1)
+    return Stepper(net, point["batch"], point["tokens"])
+
+
+def most_held(config, how, point):
+    """The most bytes allocated at once in a step, with all that a run holds between steps."""
+    tracemalloc.start()
+    try:
+        step = stepper(config, how, point)
+        step()
+        tracemalloc.reset_peak()
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def picture(rows, path):

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/spent.py --out figures/step_spent.json      about three minutes
 
-Every function of NumPy that this process calls for its half of a batch is timed, by arrays
-that look at the clock: products of matrices, and all the others. What is left of the step is
-Python, copies of arrays, and waiting for the other process. The steps are minipeft's by two
-workers, and in turn with them HF PEFT's by two threads and one product of two large matrices,
-whose speed is the least time that the step's products could take.
+Functions of NumPy that this process calls for its half of a batch are timed by arrays that
+look at the clock: products of matrices, and all others. What is left of the step is Python,
+indexing and copies of arrays, and waiting for the other process. The steps are minipeft's by
+two workers, and in turn with them HF PEFT's by two threads and one product of two large
+matrices, whose speed is the least time that the step's products could take.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from step import GOALS, REST, SGEMM, Rival
 from tqdm import tqdm
 
-from cases import SIZES, Stepper, flops, model
+from cases import SIZES, Stepper, clock, flops, model
 from minipeft.accumulate import reading
 from minipeft.backend import np
 from minipeft.files import write_json
@@ -35,8 +35,23 @@ PARTS = {  # of a step, as they are stacked
 spent = {"products": 0.0, "functions": 0.0}  # seconds so far
 
 
+def timed(name):
+    """A method of arrays that adds its seconds to `spent`."""
+
+    def method(self, *args, **options):
+        began = time.perf_counter()
+        y = getattr(np.ndarray, name)(self, *args, **options)
+        spent["functions"] += time.perf_counter() - began
+        return y
+
+    return method
+
+
 class Timed(np.ndarray):
     """An array whose functions add their seconds to `spent`; results are Timed too."""
+
+    argmax = timed("argmax")
+    __array_function__ = timed("__array_function__")  # take_along_axis, concatenate, …
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         if out is not None:
@@ -56,20 +71,17 @@ def plain(a):
     return a.view(np.ndarray) if isinstance(a, Timed) else a
 
 
-def clock(action, n):
-    """The seconds of each of n calls."""
-    times = []
-    for _ in range(n):
-        began = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - began)
-    return times
-
-
 def measure(size, method, rounds):
     """One row: milliseconds of each part of a step, and of HF PEFT's step."""
-    hf = Rival("hf_peft.py", size, method, threads=WORKERS)
-    sgemm = Rival("sgemm.py", SGEMM, threads=WORKERS)
+    with (
+        Rival("hf_peft.py", size, method, threads=WORKERS) as hf,
+        Rival("sgemm.py", SGEMM, threads=WORKERS) as sgemm,
+    ):
+        return row_of(size, method, rounds, hf, sgemm)
+
+
+def row_of(size, method, rounds, hf, sgemm):
+    """The same, given the two rivals."""
     net, _ = model(size, method)
     *_, T, B = SIZES[size]
     step = Stepper(net, B, T, WORKERS)
@@ -91,8 +103,6 @@ def measure(size, method, rounds):
             timed.append({kind: total / n for kind, total in spent.items()})
             for p, a in arrays.items():
                 p.data = a
-    for rival in (hf, sgemm):
-        rival.end()
     found = {kind: median(row[kind] for row in timed) for kind in spent}
     least = flops(size, method) / (2 * SGEMM**3 / min(sgemm.seconds))
     row = {"ms": median(ours), "hf": median(hf.seconds), "least": least}

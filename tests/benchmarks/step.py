@@ -1,22 +1,26 @@
 """How long a training step takes, and how much memory: minipeft, HF PEFT, PyTorch by hand.
 
-    python tests/benchmarks/step.py --out figures/step_time.json            about twenty minutes
-    python tests/benchmarks/step.py --sizes L --methods lora --rounds 9     one cell
+    python tests/benchmarks/step.py --out figures/step_time.json     about twenty minutes
+    python tests/benchmarks/step.py --sizes L --methods lora --threads 2 --out l.json
 
 Same weights, same batch, the same number of threads. Each rival is a process of its own that
 stays warm; they are asked for steps in turn, so that whatever else the machine does falls on
-all alike, and the median counts. Before that three steps must give the same losses, to 10⁻⁴.
-Rows are written as they come; a cell that the file has already is not measured again. The
-column `sgemm` is the share of the best speed seen at a product of two large matrices.
+all alike, and the median counts. Before that the losses must be the same, to 10⁻⁴: at three
+steps, or at the first alone where HF PEFT trains other numbers (see `hf_peft.py`).
+Rows are written as they come; with --resume a cell that the file has is not measured again.
+The column `sgemm` is the share of the best speed seen at a product of two large matrices.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -30,12 +34,13 @@ HERE = Path(__file__).parent
 REST = 0.25  # seconds between turns: a rival's threads wait awake for a while after its own
 SGEMM = 1024  # the side of the matrices by whose product the machine's peak is measured
 TOLERANCE = 1e-4
+PACKAGES = ("numpy", "torch", "transformers", "peft")
 GOALS = {"full": {"S": 0.80, "M": 0.80, "L": 0.80, "XL": 0.85}}
 GOALS |= {m: {"S": 0.70, "M": 0.70, "L": 0.70, "XL": 0.85} for m in METHODS if m != "full"}
 
 
 class Rival:
-    """A process that takes steps when asked."""
+    """A process that takes steps when asked, until the block that it is used in ends."""
 
     def __init__(self, script, *args, threads):
         names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
@@ -48,6 +53,7 @@ class Rival:
         self.about = None
 
     def answer(self):
+        """What it said next."""
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
@@ -56,10 +62,12 @@ class Rival:
         return json.loads(line)
 
     def ready(self):
+        """Wait until it has begun."""
         self.about = self.about or self.answer()
         return self
 
     def steps(self, n, counted=True, rest=REST):
+        """Let it take n steps, after a rest in seconds; what it answers, noted if it counts."""
         self.ready()
         time.sleep(rest)
         print(n, file=self.process.stdin, flush=True)
@@ -71,7 +79,10 @@ class Rival:
         self.peak = answer["peak"]
         return answer
 
-    def end(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
@@ -85,8 +96,8 @@ class Rival:
         return {**times, "steps": len(ordered), "peak": self.peak, **self.about}
 
 
-def rivals(size, method, threads):
-    """{name: Rival} of a cell, each ready before the next begins: some try what is fastest."""
+def scripts_of(size, method):
+    """{name: the script and its arguments} of the rivals in a cell."""
     scripts = {"minipeft": "ours.py", "hf": "hf_peft.py"}
     if method in ("full", "lora") and not size.endswith("llama"):
         scripts["pytorch"] = "handwritten_gpt.py"
@@ -96,8 +107,7 @@ def rivals(size, method, threads):
         scripts.pop("autograd", None)
     cell = (size, method)
     asked = {name: (script, *cell) for name, script in scripts.items()}
-    asked["sgemm"] = "sgemm.py", SGEMM
-    return {name: Rival(*args, threads=threads).ready() for name, args in asked.items()}
+    return asked | {"sgemm": ("sgemm.py", SGEMM)}
 
 
 def have_autograd():
@@ -117,10 +127,11 @@ def check_losses(cell, name, mine, theirs):
 
 def measure(size, method, threads, rounds):
     """The rows of one cell."""
-    found = rivals(size, method, threads)
-    try:
-        for rival in found.values():
-            rival.steps(3, counted=False)
+    with contextlib.ExitStack() as until:
+        found = {}
+        for name, asked in scripts_of(size, method).items():
+            rival = found[name] = until.enter_context(Rival(*asked, threads=threads))
+            rival.steps(3, counted=False)  # before the next begins: some try what is fastest
         for name, rival in found.items():
             if name != "sgemm":
                 check_losses((size, method, threads), name, found["minipeft"], rival)
@@ -129,9 +140,6 @@ def measure(size, method, threads, rounds):
             for name, rival in found.items():
                 rival.steps(1, counted=False)  # its data are no longer in the cores' caches
                 rival.steps(counts[name], rest=0)
-    finally:
-        for rival in found.values():
-            rival.end()
     cell = {"size": size, "method": method, "threads": threads}
     rows = [cell | {"rival": name} | rival.row() for name, rival in found.items()]
     peak = 2 * SGEMM**3 / min(found["sgemm"].seconds)
@@ -148,7 +156,7 @@ def enough(rival):
 
 
 def cells(options):
-    """(size, method, threads) to measure: by default what fits into ten minutes.
+    """(size, method, threads) to measure, by default what fits into twenty minutes.
 
     One thread: full and LoRA only. XL, half a minute a rival: full and LoRA only.
     """
@@ -159,6 +167,14 @@ def cells(options):
                 continue
             for method in ("full", "lora") if few else options.methods or METHODS:
                 yield size, method, threads
+
+
+def machine():
+    """The processor, and the versions of what is measured."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    name = info.partition("model name")[2].partition(":")[2].partition("\n")[0].strip()
+    versions = {package: version(package) for package in PACKAGES}
+    return {"processor": name or platform.machine(), "cores": os.cpu_count(), **versions}
 
 
 def table(rows):
@@ -196,14 +212,16 @@ def main():
     parser.add_argument("--threads", type=lambda text: [int(n) for n in text.split(",")])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("figures/step_time.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the cells that it has")
     options = parser.parse_args()
-    rows = read_json(options.out)["rows"] if options.out.is_file() else []
+    resumed = options.resume and options.out.is_file()
+    rows = read_json(options.out)["rows"] if resumed else []
     have = {(r["size"], r["method"], r["threads"]) for r in rows}
     bar = tqdm([cell for cell in cells(options) if cell not in have], disable=None, unit="cell")
     for cell in bar:
         bar.set_description(" ".join(map(str, cell)))
         rows += measure(*cell, options.rounds)
-        write_json(options.out, {"rounds": options.rounds, "rows": rows})
+        write_json(options.out, {"rounds": options.rounds, "on": machine(), "rows": rows})
     print(*table(rows), sep="\n")
     picture(rows, options.out.with_suffix(".png"))
 

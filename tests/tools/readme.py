@@ -132,14 +132,28 @@ def spent():
         f"At L with LoRA a step takes {step:.0f} % of HF PEFT's time: {least:.0f} for products "
         f"of matrices at the best speed seen on\nthis processor, {longer:.0f} more that they "
         f"take in fact, {functions:.0f} for all other functions of arrays, and {rest:.0f} for "
-        "Python, copies\nand waiting. Of the goal, 70 %, the products leave "
+        "Python, copies\nand waiting. Of 70 %, which was the aim, the products leave "
         f"{70 - least - longer:.0f} for all else."
+    )
+
+
+def generation():
+    """The time for a token against HF's `generate`."""
+    told = json.loads((ROOT / "figures" / "generation.json").read_text())
+    by = {(row["batch"], row["threads"]): row for row in told["rows"]}
+    one, eight = (by[rows, 2] for rows in (1, 8))
+    return (
+        f"Writing {told['new']} tokens with the cache takes {one['ratio']:.2f} of the time of "
+        f"HF's `generate` for one prompt and {eight['ratio']:.2f} for eight\n"
+        f"({one['minipeft_ms']:.2f} and {eight['minipeft_ms']:.2f} ms a token; "
+        "`python tests/benchmarks/generation.py`)."
     )
 
 
 PARTS = {
     "speed": speed,
     "spent": spent,
+    "generation": generation,
     "reading": reading,
     "methods": methods,
     "comparison": comparison,
