@@ -26,8 +26,16 @@ from .peft.selective import Selective
 from .peft.targets import room_for
 from .presets import PRESETS, architecture
 
+SIZES = {
+    "layers": "blocks",
+    "width": "numbers that stand for a token",
+    "heads": "of queries",
+    "vocab": "tokens that there are",
+    "kv_heads": "of keys and values (default: as many)",
+    "ffn": "hidden width of an MLP (default: 4 times the width)",
+    "context": "the longest sequence, needed where positions are learned",
+}
 NEEDED = ("layers", "width", "heads", "vocab")
-SIZES = (*NEEDED, "kv_heads", "ffn", "context")
 SHAPE = (*SIZES, *CHOICES, "bias", "tied", "shape")
 MOST_LAYERS = 1000
 KEYS = ("trainable", "base", "percent_of_base", "percent_of_total", "formula")
@@ -100,9 +108,12 @@ def arguments(parser):
 def model_arguments(parser):
     """Add the options that name or describe a model to a command."""
     parser.add_argument("preset", nargs="?", help=f"a model: {', '.join(PRESETS)}")
-    parser.add_argument("--model", "--preset", dest="model", help="the same as an option")
-    for name in SIZES:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    text = (
+        "the same as an option; `count` takes all, `ledger` those of GPT-2's or Llama's shape"
+    )
+    parser.add_argument("--model", "--preset", dest="model", help=text)
+    for name, text in SIZES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
     parser.add_argument("--shape", help="llama (default) or gpt2, which needs --context")
     for name, options in CHOICES.items():
         parser.add_argument(f"--{name}", help=f"{' or '.join(options)} (default: the shape's)")
