@@ -108,9 +108,7 @@ def arguments(parser):
 def model_arguments(parser):
     """Add the options that name or describe a model to a command."""
     parser.add_argument("preset", nargs="?", help=f"a model: {', '.join(PRESETS)}")
-    text = (
-        "the same as an option: `count` has all, `ledger` those of GPT-2's or Llama's shape"
-    )
+    text = "the same as an option: `count` has all, `ledger` those of GPT-2's or Llama's shape"
     parser.add_argument("--model", "--preset", dest="model", help=text)
     for name, text in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
