@@ -30,7 +30,6 @@ class Ledger:
     optimiser_of: dict[str, int]
     kept: dict[tuple[str, str], int]  # {(layer, op): bytes} of the tape
     rebuilt: int
-    summed: int
     beside: dict[str, int]
     flops: dict[str, int]
 
@@ -38,6 +37,11 @@ class Ledger:
     def weights(self):
         """Bytes that the forward pass reads."""
         return sum(self.weights_of.values())
+
+    @property
+    def summed(self):
+        """Bytes of the gradients' sum over the parts before, if the batch is read in parts."""
+        return self.gradients if min(self.accumulate, self.batch) > 1 else 0
 
     @property
     def optimiser(self):
@@ -68,8 +72,8 @@ class Ledger:
     def as_dict(self):
         """All of it as a JSON object."""
         values = {k: v for k, v in asdict(self).items() if k not in ("kept", "flops")}
-        for name in ("weights", "optimiser", "tape", "tape_by_op", "tape_by_layer", "total"):
-            values[name] = getattr(self, name)
+        derived = "weights summed optimiser tape tape_by_op tape_by_layer total".split()
+        values |= {name: getattr(self, name) for name in derived}
         return values | {"flops": self.flops | {"total": sum(self.flops.values())}}
 
     def __repr__(self):

@@ -72,7 +72,6 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     each = POLICIES.get(policy, OWN)
     check_rows(drawn, parts := min(accumulate, batch))
     step = whole_batch(drawn, batch, seq, parts, recompute)
-    bytes_of = standing(drawn, step.gradients, each)
     return Ledger(
         method=label(drawn),
         batch=batch,
@@ -83,9 +82,8 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
         accumulate=accumulate,
         kept=tape_bytes(step, each),
         rebuilt=largest_block(drawn, -(-batch // parts), seq, each) if recompute else 0,
-        summed=bytes_of["gradients"] if parts > 1 else 0,
         flops={"forward": step.forward, "backward": step.backward},
-        **bytes_of,
+        **standing(drawn, step.gradients, each),
     )
 
 

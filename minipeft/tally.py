@@ -36,9 +36,8 @@ def tally(model, batch, seq, recompute=False):
     return Tally(kept, list(found.values()), first["forward"], backward)
 
 
-def whole_batch(model, batch, seq, accumulate, recompute):
+def whole_batch(model, batch, seq, parts, recompute):
     """The Tally of a batch read in parts: FLOPs of all, the tape of the largest part."""
-    parts = min(accumulate, batch)
     small, larger = divmod(batch, parts)  # as many parts as `larger` have a row more
     steps = [tally(model, small + 1, seq, recompute)] * larger if larger else []
     steps += [tally(model, small, seq, recompute)] * (parts - larger)

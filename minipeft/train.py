@@ -82,7 +82,8 @@ class Settings:
 
     def __post_init__(self):
         for name, number in vars(self).items():  # NumPy's numbers become Python's
-            object.__setattr__(self, name, getattr(number, "tolist", lambda n=number: n)())
+            if hasattr(number, "tolist"):
+                object.__setattr__(self, name, number.tolist())
         check_whole(1, steps=self.steps, batch_size=self.batch_size)
         check_whole(1, accumulate=self.accumulate, workers=self.workers)
         check_whole(0, warmup=self.warmup, seed=self.seed)

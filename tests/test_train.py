@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
+from minipeft.accumulate import read
 from minipeft.backend import np, to_numpy, xp
 from minipeft.data import END, SEP, Examples, encode
 from minipeft.functional import IGNORE
@@ -248,17 +249,23 @@ def test_numbers_of_numpy_are_numbers():
 def test_an_error_leaves_no_gradient(where, monkeypatch):
     net = mp.Transformer(SMALL, 0)
 
+    parts = []
+
     def fail(*_, **__):
         raise RuntimeError("stop")
 
-    bad = examples()
+    def read_one(*args):
+        parts.append(args)
+        return read(*args) if len(parts) == 1 else fail()
+
     if where == "step":
         monkeypatch.setattr("minipeft.train.AdamW.step", fail)
     else:  # in the second part of a batch
-        monkeypatch.setattr("minipeft.accumulate.move", fail)
+        monkeypatch.setattr("minipeft.accumulate.read", read_one)
     with pytest.raises(RuntimeError, match="stop"):
-        mp.fit(net, bad, steps=1, accumulate=2)
+        mp.fit(net, examples(), steps=1, accumulate=2)
     assert all(p.grad is None for p in net.parameters())
+    assert len(parts) == (0 if where == "step" else 2)
 
 
 def test_a_model_in_which_nothing_trains_is_refused():

@@ -1,6 +1,6 @@
 """How time and memory of a step grow: width, depth, sequence, batch and rank, one at a time.
 
-    python tests/benchmarks/scaling.py --out figures/scaling.json           about two minutes
+    python tests/benchmarks/scaling.py --out figures/scaling.json           under a minute
 
 LoRA on all Linear layers (r = 8) and full fine-tuning of a small GPT. Dots are measured: time
 by the clock, memory as the most that the process allocated, from the model on. Lines are

@@ -1,6 +1,6 @@
 """Where the time of a step goes, and with it how fast a step could be.
 
-    python tests/benchmarks/spent.py --out figures/step_spent.json      about three minutes
+    python tests/benchmarks/spent.py --out figures/step_spent.json      about two minutes
 
 Functions of NumPy that this process calls for its half of a batch are timed by arrays that
 look at the clock: products of matrices, and all others. What is left of the step is Python,

@@ -66,7 +66,7 @@ def equation_of(method):
 
 def comparison():
     """The long comparison, a line a method: exact match on test words at each budget."""
-    rows = json.loads((ROOT / "figures" / "compare_full.json").read_text())["rows"]
+    rows = figure("compare_full")["rows"]
     grouped = groups(rows)
     tasks = dict.fromkeys(task for task, _ in grouped)
     budgets = sorted({steps for _, steps in grouped})
@@ -100,9 +100,14 @@ def mistakes():
     return table()
 
 
+def figure(name):
+    """The numbers of a picture."""
+    return json.loads((ROOT / "figures" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def speed():
     """Times and memory of a training step against the rivals', two threads each."""
-    rows = json.loads((ROOT / "figures" / "step_time.json").read_text())["rows"]
+    rows = figure("step_time")["rows"]
     by = {(r["size"], r["method"], r["rival"]): r for r in rows if r["threads"] == 2}
     rivals = {"hf": "HF PEFT", "pytorch": "PyTorch by hand", "autograd": "HIPS autograd"}
     heads = ["size", "method", "workers", "ms a step"]
@@ -124,11 +129,11 @@ def speed():
 
 def spent():
     """What a step with LoRA at L is made of, in percent of HF PEFT's."""
-    rows = json.loads((ROOT / "figures" / "step_spent.json").read_text())["rows"]
+    rows = figure("step_spent")["rows"]
     row = next(row for row in rows if (row["size"], row["method"]) == ("L", "lora"))
     names = "least", "products", "functions", "rest", "ms"
     least, longer, functions, rest, step = (100 * row[name] / row["hf"] for name in names)
-    table = json.loads((ROOT / "figures" / "step_time.json").read_text())["rows"]
+    table = figure("step_time")["rows"]
     asked = {"size": "L", "method": "lora", "threads": 2}
     hf, ours = (
         next(r["ms"] for r in table if r.items() >= (asked | {"rival": rival}).items())
@@ -147,7 +152,7 @@ def spent():
 
 def generation():
     """The time for a token against HF's `generate`."""
-    told = json.loads((ROOT / "figures" / "generation.json").read_text())
+    told = figure("generation")
     by = {(row["batch"], row["threads"]): row for row in told["rows"]}
     one, eight = (by[rows, 2] for rows in (1, 8))
     return (
