@@ -7,9 +7,9 @@ mp.attach(model, mp.LoRA(r=8), name="pig-latin")
 mp.fit(model, mp.Task("pig-latin"))
 """
 
-from .autograd import Tensor, no_grad
-from .backend import dtype
-from .checkpoint import (
+from .engine.backend import dtype
+from .engine.tensor import Tensor, no_grad
+from .io.checkpoint import (
     fingerprint,
     load_adapter,
     load_base,
@@ -17,20 +17,24 @@ from .checkpoint import (
     save_adapter,
     save_model,
 )
-from .config import Config
-from .count import count
-from .data import Examples, Task
-from .explain import explain
-from .generate import generate
-from .hf import export_adapter, import_adapter
-from .history import History, Score
-from .ledger import ledger
-from .nn import Parameter
-from .peft import (
+from .io.hf_adapters import export_adapter, import_adapter
+from .lab.count import count
+from .lab.explain import explain
+from .lab.ledger import ledger
+from .model.config import Config
+from .model.generate import generate
+from .model.layers import Parameter
+from .model.quantize import dequantize, quantize
+from .model.transformer import Transformer
+from .peft.attach import attach, detach, disabled, use
+from .peft.base import Adapter, adapters, in_use
+from .peft.combine import combine
+from .peft.loftq import loftq
+from .peft.merge import merge, unmerge
+from .peft.methods import (
     IA3,
     METHODS,
     AdaLoRA,
-    Adapter,
     BitFit,
     Bottleneck,
     Compacter,
@@ -53,20 +57,11 @@ from .peft import (
     PTuningV2,
     RSLoRA,
     VeRA,
-    adapters,
-    attach,
-    combine,
-    detach,
-    disabled,
-    in_use,
-    loftq,
-    merge,
-    unmerge,
-    use,
 )
-from .quantize import dequantize, quantize
-from .train import evaluate, fit
-from .transformer import Transformer
+from .text.words import Task
+from .train.data import Examples
+from .train.fit import evaluate, fit
+from .train.history import History, Score
 
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "Adapter", "BitFit", "Bottleneck", "Compacter", "Config",

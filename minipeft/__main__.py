@@ -39,7 +39,7 @@ def main(arguments=None):
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     for name, text in COMMANDS.items():
-        module = importlib.import_module(f".{name}", __package__)
+        module = importlib.import_module(f".lab.{name}", __package__)
         plain, about = argparse.RawDescriptionHelpFormatter, module.__doc__
         command = commands.add_parser(
             name, help=text, description=about, allow_abbrev=False, formatter_class=plain

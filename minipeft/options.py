@@ -1,46 +1,129 @@
-"""The options of a command that choose a method: --method, --targets, --r and --set.
+"""Dataclasses whose fields say what they accept: a Config, a method, the settings of a run.
 
-minipeft explain --method lora --targets q_proj,v_proj --r 4 --set lora_alpha=16
+    @dataclass(frozen=True)
+    class Example(Options):
+        r: int = option(8, at_least=1)
+        dropout: float = option(0.0, at_least=0, below=1)
+        norm: str = option("layer", one_of=("layer", "rms"))
+
+Making one checks every field against its type and its range, and raises a ValueError that says
+what was given and what is expected.
 """
 
-import json
+import math
+import types
+import typing
+from dataclasses import MISSING, field, fields
 
-from .errors import unknown
-from .peft import METHODS
+from .errors import check_known, unknown
 
-
-def method_arguments(parser):
-    """Add the options that choose a method to a command."""
-    parser.add_argument("--method", default="lora", help=f"of {', '.join(METHODS)}")
-    text = "comma-separated names of modules, or all-linear (default: the method's own)"
-    parser.add_argument("--targets", help=text)
-    parser.add_argument("--r", type=int, help="the rank (default: the method's own)")
-    text = "another hyper-parameter, its value as JSON; repeat for more"
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
+KINDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a word"}
 
 
-def chosen_method(options, *others):
-    """The method that the options choose; ValueError for what it does not have or cannot be.
-
-    others: what the command takes in place of a method, to be named as well.
-    """
-    if options.method not in METHODS:
-        raise ValueError(unknown("method", options.method, [*METHODS, *others]))
-    values = dict(setting(text) for text in options.set)
-    if options.targets is not None:
-        names = tuple(name.strip() for name in options.targets.split(",") if name.strip())
-        values["target_modules"] = names[0] if names == ("all-linear",) else names
-    if options.r is not None:
-        values["r"] = options.r
-    return METHODS[options.method].from_dict(values)
+def option(default=MISSING, *, at_least=None, above=None, below=None, one_of=None, **how):
+    """A dataclass field with a range (of the number, or of each in a tuple) or with choices."""
+    limits = {"at_least": at_least, "above": above, "below": below, "one_of": one_of}
+    return field(default=default, metadata=limits, **how)
 
 
-def setting(text):
-    """(name, value) of 'name=value', the value as JSON or else as it is."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set takes NAME=VALUE, such as lora_alpha=16, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+class Options:
+    """Base of frozen dataclasses that check their fields."""
+
+    def __new__(cls, *_, **values):
+        if "__dataclass_fields__" in vars(cls):  # or else it may have an __init__ of its own
+            check_known(cls.describe(), values, [field.name for field in fields(cls)])
+        return super().__new__(cls)
+
+    @classmethod
+    def describe(cls):
+        """What one of its fields is called in an error message."""
+        return f"option of {cls.__name__}"
+
+    @classmethod
+    def from_dict(cls, values):
+        """One from a JSON object; ValueError for keys that are unknown or missing."""
+        check_known(cls.describe(), values, [field.name for field in fields(cls)])
+        for each in fields(cls):
+            if each.default is each.default_factory is MISSING and each.name not in values:
+                raise ValueError(f"there is no {each.name!r}, which has no default")
+        return cls(**values)
+
+    def __post_init__(self):
+        for each in fields(self):
+            value = plain(getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
+            check(each, value)
+
+
+def plain(value):
+    """NumPy's numbers and arrays as Python's, lists and sets as tuples."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check(field, value):
+    """Raise ValueError if a value does not fit a field's type, choices and range."""
+    choices = field.metadata.get("one_of")
+    if choices is not None and value not in choices:
+        raise ValueError(unknown(field.name, value, choices))
+    if not fits(value, field.type) or not all(in_range(n, field.metadata) for n in each(value)):
+        raise ValueError(f"{field.name} must be {expected(field)}, got {value!r}")
+
+
+def each(value):
+    """The values in a tuple or a dict, or the value itself."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, tuple) else [value]
+
+
+def in_range(value, limits):
+    """Whether a number lies within a field's limits; what is no number has none."""
+    if not isinstance(value, (int, float)):
+        return True
+    least, above, below = (limits.get(name) for name in ("at_least", "above", "below"))
+    return (
+        (least is None or value >= least)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    )
+
+
+def expected(field):
+    """What a field accepts, in words: 'a whole number ≥ 1', 'a finite number in [0, 1)'."""
+    limits, optional = field.metadata, type(None) in typing.get_args(field.type)
+    inner = [kind for kind in KINDS if field.type in (kind, kind | None)]
+    words = KINDS[inner[0]] if inner else str(field.type).removesuffix(" | None")
+    if field.type == tuple[float, float]:
+        words = "two finite numbers"
+    least, above, below = (limits.get(name) for name in ("at_least", "above", "below"))
+    if below is not None:
+        words += f" in [{least}, {below})"
+    elif least is not None or above is not None:
+        words += f" > {above}" if least is None else f" ≥ {least}"
+    return f"{words} or None" if optional else words
+
+
+def fits(value, kind):
+    """Whether a value is of a type as a field's annotation has it."""
+    parts, kind = typing.get_args(kind), typing.get_origin(kind) or kind
+    if kind is types.UnionType:
+        return any(fits(value, part) for part in parts)
+    if kind is tuple:
+        same = len(parts) == 2 and parts[1] is Ellipsis
+        wanted = parts[:1] * len(value) if same and isinstance(value, tuple) else parts
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(wanted)
+            and all(map(fits, value, wanted))
+        )
+    if kind is dict:
+        pairs = value.items() if isinstance(value, dict) else [(None, None)]
+        return all(all(map(fits, pair, parts)) for pair in pairs)
+    if kind in (int, float):
+        number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, kind)

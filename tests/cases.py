@@ -9,10 +9,10 @@ import inspect
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
-from minipeft import functional as F
-from minipeft import ops
-from minipeft.backend import np, xp
-from minipeft.cache import HIDDEN
+from minipeft.engine import functional as F
+from minipeft.engine import ops
+from minipeft.engine.backend import np, xp
+from minipeft.model.kv_cache import HIDDEN
 
 sides = st.integers(1, 5)
 shapes = st.lists(sides, min_size=1, max_size=4).map(tuple)

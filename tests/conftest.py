@@ -6,7 +6,7 @@ pytest --profile ci            pytest --profile thorough
 from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
 
-from minipeft.backend import np, xp
+from minipeft.engine.backend import np, xp
 
 CALM = dict(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

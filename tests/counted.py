@@ -3,8 +3,10 @@
 import contextlib
 from unittest import mock
 
-from minipeft import accumulate, autograd, piecewise, recompute
-from minipeft.backend import np
+from minipeft.engine import tensor as autograd
+from minipeft.engine.backend import np
+from minipeft.model import gradient_checkpointing as recompute
+from minipeft.train import batch_gradient
 
 counts = {"forward": 0, "backward": 0}
 phases = ["forward"]
@@ -59,7 +61,7 @@ def counting():
 
     before = dict(counts)
     with contextlib.ExitStack() as stack:
-        for module in (accumulate, autograd, piecewise, recompute):
+        for module in (batch_gradient, autograd, recompute):
             stack.enter_context(mock.patch.object(module, "gradients", gradients))
         found = {}
         yield found

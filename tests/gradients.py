@@ -7,8 +7,8 @@ checked here, so the two agree to 1e-8 and every slip in a derivative shows.
 
 import itertools
 
-from minipeft.autograd import Tensor, gradients
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import Tensor, gradients
 
 
 def slope(f, h=1e-3):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.backend import to_numpy
+from minipeft.engine.backend import to_numpy
 
 
 def logits(model, ids):

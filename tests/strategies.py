@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np, xp
+from minipeft.engine.backend import np, xp
 
 
 @st.composite

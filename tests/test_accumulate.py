@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.accumulate import accumulate, read
-from minipeft.backend import np, to_numpy
-from minipeft.functional import IGNORE
-from minipeft.nn import Noise
-from minipeft.recompute import recomputing
-from minipeft.tape import tape_arrays
-from minipeft.workers import FORKS, processes, threads
+from minipeft.engine.backend import np, to_numpy
+from minipeft.engine.functional import IGNORE
+from minipeft.lab.saved_tensors import tape_arrays
+from minipeft.model.gradient_checkpointing import recomputing
+from minipeft.model.layers import RowRNG
+from minipeft.train.batch_gradient import batch_gradient, part_gradient
+from minipeft.train.data_parallel import FORKS, processes, threads
 from strategies import batch, configs, model
 
 METHODS = [
@@ -29,7 +29,7 @@ METHODS = [
 def gradient(net, ids, labels, **how):
     """(loss, all gradients in one vector) of a batch, and nothing left behind."""
     net.zero_grad()
-    loss = float(accumulate(net, ids, labels, seed=(0, 1), **how))
+    loss = float(batch_gradient(net, ids, labels, seed=(0, 1), **how))
     found = [to_numpy(p.grad).ravel() for p in net.parameters() if p.grad is not None]
     net.zero_grad()
     return loss, np.concatenate(found)
@@ -52,8 +52,8 @@ def test_parts_and_workers_give_the_gradient_of_the_whole(config, method, data):
         again, found = gradient(net, ids, labels, parts=parts)
         np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
     for crew in (threads, processes) if FORKS else (threads,):
-        with crew(partial(read, net), trained(net), 2) as each:
-            again, found = gradient(net, ids, labels, parts=4, each=each)
+        with crew(partial(part_gradient, net), trained(net), 2) as each:
+            again, found = gradient(net, ids, labels, parts=4, map_parts=each)
         np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
 
 
@@ -103,7 +103,7 @@ def test_parts_hold_two_copies_of_the_gradients_and_no_more():
     def peak(parts):
         net.zero_grad()
         tracemalloc.start()
-        accumulate(net, ids, labels, parts)
+        batch_gradient(net, ids, labels, parts)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         net.zero_grad()
@@ -136,9 +136,9 @@ def test_fit_takes_both_as_arguments():
 
 
 def test_dropout_of_a_row_does_not_depend_on_its_company():
-    all_rows = Noise((1, 2), range(6))
-    some = Noise((1, 2), [4, 1])
+    all_rows = RowRNG((1, 2), range(6))
+    some = RowRNG((1, 2), [4, 1])
     for _ in range(2):  # the second draw is another one
         whole = all_rows.random((6, 3), np.float32)
         assert (some.random((2, 3), np.float32) == whole[[4, 1]]).all()
-    assert (whole != Noise((1, 2), range(6)).random((6, 3), np.float32)).any()
+    assert (whole != RowRNG((1, 2), range(6)).random((6, 3), np.float32)).any()

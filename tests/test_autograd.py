@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 import minipeft as mp
-from minipeft import ops
-from minipeft.autograd import (
+from minipeft.engine import ops
+from minipeft.engine.backend import default_dtype, np, to_numpy, xp
+from minipeft.engine.tensor import (
     Tensor,
     gradients,
     needs_gradient,
@@ -19,9 +20,8 @@ from minipeft.autograd import (
     unbroadcast,
     value,
 )
-from minipeft.backend import default_dtype, np, to_numpy, xp
-from minipeft.nn import Parameter
-from minipeft.tape import tape_arrays
+from minipeft.lab.saved_tensors import tape_arrays
+from minipeft.model.layers import Parameter
 
 
 def leaf(*shape, seed=0):

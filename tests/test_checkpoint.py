@@ -7,8 +7,8 @@ import pytest
 from safetensors import safe_open
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import adapters, in_use
 from strategies import batch, model
 
@@ -88,7 +88,7 @@ def test_what_is_loaded_computes_and_is_saved_as_what_was(name, shape, tmp_path)
     loaded = mp.load_adapter(fresh, one)
     assert loaded.name == "one" and list(in_use(fresh)) == ["one"]
     assert (logits(fresh) == logits(net)).all()
-    assert loaded.method == adapter.method.folded()
+    assert loaded.method == adapter.method.export_form()
     mp.save_adapter(fresh, "one", two)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
@@ -114,7 +114,7 @@ def test_the_config_has_the_words_of_hf_peft(name, tmp_path):
     net, adapter = attached(name)
     mp.save_adapter(net, "saved", tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["peft_type"] == adapter.method.folded().peft_type
+    assert config["peft_type"] == adapter.method.export_form().peft_type
     assert config["task_type"] == "CAUSAL_LM" and config["inference_mode"] is True
     assert config["base_fingerprint"] == mp.fingerprint(net)
 

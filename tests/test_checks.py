@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from answers import ANSWERS
-from minipeft import checks
-from minipeft.checks import base
+from minipeft import course as checks
+from minipeft.course import base
 
 MODULES = [m.name for m in pkgutil.iter_modules(checks.__path__) if m.name != "base"]
 ALL = {
     f"{name}.{key}": value
     for name in MODULES
-    for key, value in vars(importlib.import_module(f"minipeft.checks.{name}")).items()
+    for key, value in vars(importlib.import_module(f"minipeft.course.{name}")).items()
     if hasattr(value, "law") and value.__module__.endswith(f".{name}")
 }
 
@@ -81,7 +81,7 @@ def test_the_smallest_example_is_named():
 WITHOUT = """
 import sys
 sys.modules["hypothesis"] = None  # importing it raises ImportError
-from minipeft.checks import CheckFailed, tour
+from minipeft.course import CheckFailed, tour
 tour.lora_count(lambda r, shapes: sum(r * sum(shape) for shape in shapes))
 try:
     tour.lora_count(lambda r, shapes: 0)

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from minipeft import pretrain
 from minipeft.__main__ import COMMANDS, main
-from minipeft.backend import np, xp
+from minipeft.engine.backend import np, xp
+from minipeft.lab import pretrain
 
 BAD = {
     "comprae": "did you mean 'compare'",
@@ -28,8 +28,8 @@ BAD = {
     "compare --seeds 0": "--seeds",
     "compare --steps many": "many",
     "compare --steps 0": "steps",
-    "compare --lr -1": "learning rate",
-    "compare --lr nan": "learning rate",
+    "compare --lr -1": "lr must be",
+    "compare --lr nan": "lr must be",
     "compare --jobs none": "--jobs",
     "compare --fast --full": "not allowed",
     "compare --words": "--words",

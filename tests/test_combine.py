@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.peft.combine import KINDS, dare, ties, trimmed
 from strategies import batch, model
 from test_methods_adapters import shake

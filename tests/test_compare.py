@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 
 import minipeft as mp
-from minipeft import compare, plots, plots_compare, runs, trial
-from minipeft.compare import choose_rates, rate, shipped_rates
-from minipeft.data import DOWNSTREAM, PRETRAINING
-from minipeft.runs import Processes, run_all
-from minipeft.table import COMPARED, spread, table
-from minipeft.trial import Trial, measure
+from minipeft.lab import (
+    compare,
+    plots,
+)
+from minipeft.lab import (
+    comparison_plot as plots_compare,
+)
+from minipeft.lab import (
+    executor as runs,
+)
+from minipeft.lab import (
+    experiment as trial,
+)
+from minipeft.lab.compare import choose_rates, rate, shipped_rates
+from minipeft.lab.comparison_table import COMPARED, spread, table
+from minipeft.lab.executor import Processes, run_all
+from minipeft.lab.experiment import Trial, measure
+from minipeft.text.words import DOWNSTREAM, PRETRAINING
 
 SMALL = dict(steps=2, lr=0.003, words=8, batch_size=4)
 
@@ -32,7 +44,7 @@ def test_a_trial_tells_the_truth_about_its_method(rows):
         assert row["trainable"] == method.count(base.config)
         assert row["percent"] == pytest.approx(100 * row["trainable"] / 237_520)
         assert row["detached_is_base"] and row["old_detached"] == row["old_before"]
-        assert row["mergeable"] == method.folds == (row["merge_difference"] is not None)
+        assert row["mergeable"] == method.mergeable == (row["merge_difference"] is not None)
         assert row["merge_difference"] is None or row["merge_difference"] < 1e-4
         assert row["file_bytes"] > 4 * row["trainable"]
         assert row["file_bytes"] < 4 * row["trainable"] + 20_000  # names and settings
@@ -243,7 +255,7 @@ def test_a_rate_that_diverges_is_a_bad_rate(monkeypatch):
 
 
 def test_the_shipped_backbone_is_as_good_as_its_metrics_say():
-    metrics = json.loads((Path(compare.__file__).parent / "base/metrics.json").read_text())
+    metrics = json.loads((Path(mp.__file__).parent / "base/metrics.json").read_text())
     assert sum(metrics["test"][task]["exact"] >= 0.94 for task in PRETRAINING) >= 8
     assert all(metrics["test"][task]["exact"] <= 0.01 for task in DOWNSTREAM)
     examples = mp.Task("past").examples("test")

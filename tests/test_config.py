@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np
-from minipeft.config import CHOICES
-from minipeft.nn import Linear
+from minipeft.engine.backend import np
+from minipeft.model.config import CHOICES
+from minipeft.model.layers import Linear
 from minipeft.peft.base import Method
 from strategies import configs
 

@@ -9,9 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft import architecture, papers, presets
 from minipeft.__main__ import main
 from minipeft.errors import unknown
+from minipeft.lab import architectures as architecture
+from minipeft.lab import papers, presets
 from minipeft.peft.base import Method
 from minipeft.peft.targets import Targeted
 from strategies import configs, model
@@ -264,7 +265,7 @@ class Diagonal(Targeted):
 
     target_modules: tuple[str, ...] = ("q_proj",)
 
-    def each(self, n_out, n_in):
+    def parameters_per_matrix(self, n_out, n_in):
         return min(n_out, n_in)
 
 

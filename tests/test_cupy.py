@@ -20,8 +20,8 @@ import numpy
 import pytest
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import BACKEND, np, to_numpy, xp
+from minipeft.engine.backend import BACKEND, np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
 
 HERE = Path(__file__).parent
 API = json.loads((HERE / "fakecupy" / "api.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minipeft.__main__ import main
-from minipeft.runs import dask, run_all
+from minipeft.lab.executor import dask, run_all
 
 distributed = pytest.importorskip("distributed", reason="Dask: pip install 'minipeft[dask]'")
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np
-from minipeft.data import (
+from minipeft.engine.backend import np
+from minipeft.engine.functional import IGNORE
+from minipeft.lab.pretrain import BACKBONE, shipped_metrics
+from minipeft.text.words import (
     CIPHER,
     DOWNSTREAM,
     END,
@@ -25,11 +27,11 @@ from minipeft.data import (
     SPLITS,
     TASK_TOKENS,
     TOKENS,
-    Examples,
     Task,
     Word,
     decode,
     encode,
+    examples_of,
     mixture,
     pig_latin,
     split_of,
@@ -38,8 +40,7 @@ from minipeft.data import (
     words,
     words_of,
 )
-from minipeft.functional import IGNORE
-from minipeft.pretrain import BACKBONE, shipped_metrics
+from minipeft.train.data import Examples
 
 PACKAGE = files("minipeft")
 TASKS = PRETRAINING | DOWNSTREAM
@@ -194,7 +195,7 @@ def test_a_sequence_is_task_letters_sep_letters_end(task, lemma, target):
 
 @given(st.lists(st.tuples(st.sampled_from(TASK_TOKENS), spellings, spellings), min_size=1))
 def test_only_answers_are_learnt(triples):
-    data = Examples.of(triples)
+    data = examples_of(triples)
     assert len(data) == len(triples)
     for (task, lemma, target), ids, labels in zip(triples, data.ids, data.labels, strict=True):
         sequence = encode(task, lemma, target)
@@ -306,4 +307,4 @@ def test_examples_are_two_tables_of_one_shape(ids, labels):
     with pytest.raises(ValueError, match=r"examples need ids and labels of one shape \(N, T\)"):
         Examples(ids, labels)
     with pytest.raises(ValueError, match="examples need"):
-        Examples.of([])
+        examples_of([])

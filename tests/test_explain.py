@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft import checkpoint
-from minipeft.explain import arguments, folded, main
-from minipeft.peft import base_parameters
+from minipeft.io import checkpoint
+from minipeft.lab.explain import arguments, folded, main
+from minipeft.peft.base import base_parameters
 from strategies import configs, model
 from test_laws import DRAWN
 

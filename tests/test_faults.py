@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy
-from minipeft.files import header
+from minipeft.engine.backend import np, to_numpy
+from minipeft.io.files import header
 
 KILLS, PATIENCE = 20, 100
 STEPS = 100_000  # more than anybody waits for

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from minipeft import figures
 from minipeft.__main__ import main
-from minipeft.compare import GRID
-from minipeft.data import DOWNSTREAM
-from minipeft.figures import FIGURES, curves, hero
-from minipeft.peft import METHODS
+from minipeft.lab import figures
+from minipeft.lab.compare import GRID
+from minipeft.lab.figures import FIGURES, curves, hero
+from minipeft.peft.methods import METHODS
+from minipeft.text.words import DOWNSTREAM
 
 
 @pytest.fixture(autouse=True)

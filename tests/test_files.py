@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy
-from minipeft.files import read_arrays, write_arrays, write_bytes, write_json
+from minipeft.engine.backend import np, to_numpy
+from minipeft.io.files import read_arrays, write_arrays, write_bytes, write_json
 from minipeft.peft.base import adapters, in_use
 from strategies import batch, model
 

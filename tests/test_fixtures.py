@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
 from strategies import batch
 
 FIXTURES = Path(__file__).parent / "fixtures" / "parity.safetensors"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.autograd import Tensor
-from minipeft.backend import np, to_numpy, xp
-from minipeft.generate import choose, generate
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import Tensor
+from minipeft.model.generate import choose, generate
 from strategies import configs, model
 
 CONFIG = mp.Config.gpt2(vocab=9, context=16, width=4, layers=1, heads=2)

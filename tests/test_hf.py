@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import minipeft as mp
-from minipeft.backend import xp
-from minipeft.hf_config import EXCHANGED
+from minipeft.engine.backend import xp
+from minipeft.io.hf_config import EXCHANGED
 from strategies import model
 from test_checkpoint import METHODS, SHAPES, attached, contents, logits
 

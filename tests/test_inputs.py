@@ -3,9 +3,9 @@
 import pytest
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy
-from minipeft.data import Examples
-from minipeft.functional import IGNORE
+from minipeft.engine.backend import np, to_numpy
+from minipeft.engine.functional import IGNORE
+from minipeft.train.data import Examples
 from strategies import batch, model
 from test_train import examples
 from test_transformer import SMALL, close, logits
@@ -65,8 +65,10 @@ def test_a_full_cache_says_by_how_much_and_stays_usable(shape):
 def test_real_has_the_shape_of_the_ids():
     net = mp.Transformer(mp.Config.gpt2(**SMALL), 0)
     for bad in (np.ones((1, 3)), np.ones((2, 4)), np.ones(4), True):
-        with pytest.raises(ValueError, match=r"`real` has shape .* its token ids \(1, 4\)"):
-            net(np.zeros((1, 4), int), real=bad)
+        with pytest.raises(
+            ValueError, match=r"attention_mask has shape .* its token ids \(1, 4\)"
+        ):
+            net(np.zeros((1, 4), int), attention_mask=bad)
 
 
 BAD_LABELS = [

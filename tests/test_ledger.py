@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from counted import counted, counting
-from minipeft import presets
 from minipeft.__main__ import main
-from minipeft.accumulate import accumulate
-from minipeft.backend import np
-from minipeft.nn import Noise
-from minipeft.optim import AdamW
-from minipeft.recompute import recomputing
-from minipeft.tape import buffers, tape_arrays
+from minipeft.engine.backend import np
+from minipeft.lab import presets
+from minipeft.lab.saved_tensors import buffers, tape_arrays
+from minipeft.model.gradient_checkpointing import recomputing
+from minipeft.model.layers import RowRNG
+from minipeft.train.batch_gradient import batch_gradient, chunked_loss
+from minipeft.train.optimizer import AdamW
 from strategies import batch, configs, model
 from test_laws import cases
 
@@ -30,8 +30,8 @@ BARE = "the bare base, {} of which trains"
 def tape_of(net, ids, labels, recompute=False):
     """Bytes that the tape of a real training step holds before backward."""
     less = recomputing(net) if recompute else contextlib.nullcontext()
-    with less, net.training(Noise((0,), np.arange(len(ids)))):
-        loss = net.loss(ids, labels)
+    with less, net.training(RowRNG((0,), np.arange(len(ids)))):
+        loss = chunked_loss(net, ids, labels)
         return sum(a.nbytes for a in tape_arrays(loss, net.parameters()))
 
 
@@ -49,7 +49,7 @@ def step(net, ids, labels, parts):
     """(bytes of gradients, bytes of AdamW's state) of a real step."""
     trains = [p for p in net.parameters() if p.requires_grad]
     optimizer = AdamW(trains)
-    accumulate(net, ids, labels, parts, seed=(0,))
+    batch_gradient(net, ids, labels, parts, seed=(0,))
     gradients = sum(p.grad.nbytes for p in trains if p.grad is not None)
     optimizer.step(0.01)
     return gradients, sum(a.nbytes for a in (*optimizer.m, *optimizer.v))
@@ -67,7 +67,7 @@ def agrees(found, net, ids, labels, recompute=False, parts=1):
     assert found.total == sum(parts_of_total) + found.rebuilt
     net.zero_grad()
     with counting() as flops, less:
-        accumulate(counted(net), ids, labels, parts, seed=(0,))
+        batch_gradient(counted(net), ids, labels, parts, seed=(0,))
     assert found.flops == flops
     assert found.trainable_numbers == sum(
         p.data.size for p in net.parameters() if p.requires_grad
@@ -327,8 +327,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, complaint, capsys):
 def test_the_picture_has_a_bar_for_each_method_and_its_numbers_beside_it(tmp_path, capsys):
     from matplotlib.container import BarContainer
 
-    from minipeft.ledger import COMPARED
-    from minipeft.plots_ledger import bars
+    from minipeft.lab.ledger import COMPARED
+    from minipeft.lab.ledger_plot import bars
 
     path = tmp_path / "memory.png"
     sizes = "--layers 2 --width 512 --heads 4 --vocab 999 --seq 8 --base-bits 8".split()

@@ -43,7 +43,7 @@ def printed(cell):
 def checks_called(tree):
     """Names of the checks, 'lora.merged', that a program calls."""
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    modules = {a.name for n in imports if n.module == "minipeft.checks" for a in n.names}
+    modules = {a.name for n in imports if n.module == "minipeft.course" for a in n.names}
     calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
     calls = [f for f in calls if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)]
     return {f"{f.value.id}.{f.attr}" for f in calls if f.value.id in modules}
@@ -75,7 +75,7 @@ def exercise_complaints(name, cells):
     exercises = [cell for cell in cells if "exercise" in cell["metadata"].get("tags", ())]
     if len(exercises) < 2:
         yield f"has {len(exercises)} cells with the tag exercise"
-    imports = "\n".join(text(cell) for cell in cells if "checks import" in text(cell))
+    imports = "\n".join(text(cell) for cell in cells if "minipeft.course import" in text(cell))
     for cell in exercises:
         if not checks_called(ast.parse(f"{imports}\n{text(cell)}")):
             yield f"{cell['id']} calls no check"

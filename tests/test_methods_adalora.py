@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.accumulate import accumulate
-from minipeft.backend import np, to_numpy
+from minipeft.engine.backend import np, to_numpy
+from minipeft.train.batch_gradient import batch_gradient
 from strategies import batch, model
 from test_methods_adapters import shake
 
@@ -96,7 +96,7 @@ def test_the_score_is_sensitivity_times_uncertainty():
     delta, seen = adapter.deltas["blocks.1.attn.v_proj"], []
     for step in range(4):
         base.zero_grad()
-        accumulate(base, *batch(CONFIG, seed=step))
+        batch_gradient(base, *batch(CONFIG, seed=step))
         seen.append({name: (p.data.copy(), p.grad) for name, p in delta.named_parameters()})
         got = delta.score(method.beta1, method.beta2, fresh=step == 0)
         assert np.allclose(to_numpy(got), reference_scores(method, seen), rtol=1e-12, atol=0)
@@ -108,7 +108,7 @@ def test_the_best_scores_of_the_whole_model_keep_their_ranks():
     base = model(CONFIG)
     adapter = mp.attach(base, method)
     shake(adapter)
-    accumulate(base, IDS, LABELS)
+    batch_gradient(base, IDS, LABELS)
     deltas = adapter.deltas.values()
     numbers = [{n: (p.data, p.grad) for n, p in d.named_parameters()} for d in deltas]
     scores = np.concatenate([reference_scores(method, [n]) for n in numbers])

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy, xp
-from minipeft.nn import kaiming_uniform
-from minipeft.peft.compacter import kronecker_sum
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.model.layers import kaiming_uniform
+from minipeft.peft.methods.compacter import kronecker_sum
 from strategies import batch, configs, model
 
 CONFIG = mp.Config.gpt2(vocab=11, context=16, width=8, layers=2, heads=2, ffn=7, init_std=0.3)

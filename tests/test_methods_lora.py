@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import minipeft as mp
-from minipeft.accumulate import accumulate
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
-from minipeft.nn import Linear
-from minipeft.peft.dora import DoRADelta
-from minipeft.peft.lokr import factors
-from minipeft.peft.lora import leading
-from minipeft.train import Run, Settings
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
+from minipeft.io.checkpoint import method_of
+from minipeft.model.layers import Linear
+from minipeft.peft.methods.dora import DoRADelta
+from minipeft.peft.methods.lokr import factors
+from minipeft.peft.methods.lora import leading
+from minipeft.train.batch_gradient import batch_gradient
+from minipeft.train.fit import Run, Settings
+from minipeft.train.optimizer import AdamW
 from strategies import batch, configs, model
 from test_methods_adapters import arrays, shake
 
@@ -178,7 +180,7 @@ def test_the_rate_scales_the_decay_too():
     _, adapter = attached(mp.LoRAPlus(2, loraplus_lr_ratio=4.0))
     b = next(iter(adapter.deltas.values())).lora_B
     before, b.grad = to_numpy(b.data).copy(), xp.zeros(b.shape)
-    mp.train.AdamW([b], weight_decay=0.5).step(0.1)
+    AdamW([b], weight_decay=0.5).step(0.1)
     assert np.allclose(to_numpy(b.data), before * (1 - 0.1 * 4.0 * 0.5), rtol=1e-14, atol=0)
 
 
@@ -274,7 +276,7 @@ def test_dora_sets_the_length_of_each_row(r, seed):
 def test_dora_holds_the_norm_constant_in_the_gradient():
     base, adapter = attached(mp.DoRA(2, target_modules=("q_proj", "up_proj")))
     ids, labels = batch(CONFIG)
-    accumulate(base, ids, labels)
+    batch_gradient(base, ids, labels)
     norms = {id(delta): delta.norm() for delta in adapter.deltas.values()}
     rng, step = np.random.default_rng(0), 1e-6
     for p in adapter.parameters():
@@ -388,7 +390,9 @@ def test_lokr_is_a_kronecker_product(n_out, n_in, r, both, factor):
     assert np.allclose(y, plain + x @ change.T, rtol=0, atol=1e-10)
     merged, weight = to_numpy(delta.merged(layer)["weight"]), to_numpy(layer.weight.data)
     assert np.allclose(merged, weight + change, atol=1e-12)
-    assert sum(p.data.size for p in delta.parameters()) == method.each(n_out, n_in)
+    assert sum(p.data.size for p in delta.parameters()) == method.parameters_per_matrix(
+        n_out, n_in
+    )
 
 
 @given(st.integers(1, 200), st.integers(-1, 20))
@@ -650,7 +654,7 @@ def test_two_marks_at_once_are_refused(tmp_path):
     path = tmp_path / "adapter_config.json"
     values = json.loads(path.read_text()) | {"use_rslora": True}
     with pytest.raises(ValueError, match="use_"):
-        mp.checkpoint.method_of(values)
+        method_of(values)
 
 
 # --- errors

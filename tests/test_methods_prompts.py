@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import Delta
 from strategies import batch, configs, model
 from test_methods_adapters import arrays, shake
@@ -164,10 +164,10 @@ def test_rows_use_different_ones(config):
     with no_grad():
         for row, name in enumerate(names):
             mp.use(base, name)
-            alone.append(to_numpy(base(ids[[row]], real=real[[row]]).data[0]))
+            alone.append(to_numpy(base(ids[[row]], attention_mask=real[[row]]).data[0]))
         mp.use(base, rows=names)
-        mixed = to_numpy(base(ids, real=real).data)
-        start, cache = base.read(ids[:, :3], real=real[:, :3])
+        mixed = to_numpy(base(ids, attention_mask=real).data)
+        start, cache = base.read(ids[:, :3], attention_mask=real[:, :3])
         rest, _ = base.read(ids[:, 3:], cache)
     seen = real[..., None]
     assert np.allclose(mixed * seen, np.stack(alone) * seen, rtol=0, atol=1e-11)

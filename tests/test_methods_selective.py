@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
-from minipeft.nn import LayerNorm, RMSNorm
-from minipeft.peft import base_parameters
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
+from minipeft.model.layers import LayerNorm, RMSNorm
+from minipeft.peft.base import base_parameters
 from strategies import batch, configs, model
 from test_methods_adapters import shake
 

@@ -8,9 +8,10 @@ from hypothesis import Phase, given, settings
 
 from cases import cases, public
 from gradients import check
-from minipeft import autograd, ops
-from minipeft import functional as F
-from minipeft.backend import BACKEND
+from minipeft.engine import functional as F
+from minipeft.engine import ops
+from minipeft.engine import tensor as autograd
+from minipeft.engine.backend import BACKEND
 
 
 def derivatives(name):

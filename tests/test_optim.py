@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy, xp
-from minipeft.nn import Parameter
-from minipeft.optim import AdamW, clip_scale, grad_norm, learning_rate
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.model.layers import Parameter
+from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 
 rates = st.floats(1e-4, 1.0)
 

@@ -36,5 +36,8 @@ def test_planting_leaves_no_trace_and_refuses_what_is_not_there():
     with pytest.raises(RuntimeError), planted(bug.module, bug.right, bug.wrong):
         raise RuntimeError
     bug.check()
-    with pytest.raises(LookupError, match="0 times"), planted("nn", "no such text", ""):
+    with (
+        pytest.raises(LookupError, match="0 times"),
+        planted("model.layers", "no such text", ""),
+    ):
         pass

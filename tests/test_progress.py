@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import minipeft as mp
-from minipeft.data import Examples
+from minipeft.train.data import Examples
 from strategies import model
 
 CONFIG = mp.Config.gpt2(vocab=9, context=16, width=4, layers=1, heads=2)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy, xp
-from minipeft.files import write_arrays
-from minipeft.quantize import LEVELS, Packed, relative
-from minipeft.tape import tape_arrays
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.io.files import write_arrays
+from minipeft.lab.saved_tensors import tape_arrays
+from minipeft.model.quantize import LEVELS, Packed, relative
 from strategies import batch, model
 from test_methods_adapters import shake
 
@@ -176,13 +176,13 @@ def test_every_method_on_top(method, tmp_path):
 def test_merging_unpacks(kind):
     base, ids, _ = quantized(kind)
     shake(mp.attach(base, mp.LoRA(2)))
-    wanted, before = to_numpy(base(ids).data), dict(mp.peft.base_parameters(base))
+    wanted, before = to_numpy(base(ids).data), dict(mp.peft.base.base_parameters(base))
     receipt = mp.merge(base)
     assert np.allclose(to_numpy(base(ids).data), wanted, rtol=0, atol=1e-12)
     assert "4 unpacked" in repr(receipt) and not receipt.lost
     mp.unmerge(receipt)
     assert (to_numpy(base(ids).data) == wanted).all()
-    assert all(before[path] is p for path, p in mp.peft.base_parameters(base))
+    assert all(before[path] is p for path, p in mp.peft.base.base_parameters(base))
 
 
 @every_kind
@@ -259,8 +259,8 @@ def test_loftq_is_nearer_to_the_weights(kind, steps, alpha):
     weights = {path: p.data for path, p in base.named_parameters()}
     method = mp.LoRA(2, alpha, target_modules=("q_proj", "up_proj"))
     adapter = mp.loftq(base, method, kind, steps=steps)
-    parameters = dict(mp.peft.base_parameters(base))
-    for path, p in mp.peft.base_parameters(plain):
+    parameters = dict(mp.peft.base.base_parameters(base))
+    for path, p in mp.peft.base.base_parameters(plain):
         delta = adapter.deltas.get(path.removesuffix(".weight"))
         if delta is None:
             assert (parameters[path].data == p.data).all()

@@ -20,10 +20,10 @@ from hypothesis.stateful import (
 )
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import base_parameters, in_use
-from minipeft.train import Run, Settings
+from minipeft.train.fit import Run, Settings
 from planted import planted
 from strategies import batch, model
 
@@ -207,12 +207,12 @@ class Workbench(RuleBasedStateMachine):
     @precondition(lambda self: self.there)
     @rule(data=st.data())
     def merge(self, data):
-        fold = [name for name in self.there if self.there[name][0].folds]
+        fold = [name for name in self.there if self.there[name][0].mergeable]
         self.merge_one(data.draw(st.sampled_from([*fold, *fold, *sorted(self.there)])))
 
     def merge_one(self, name):
         copied_by_others = {path for n in self.there if n != name for path in self.copies(n)}
-        if not self.there[name][0].folds:
+        if not self.there[name][0].mergeable:
             self.refused(lambda: mp.merge(self.net, name))
             return
         attached, rows = self.expected({name: None}), self.used.get(name, "unused")
@@ -312,13 +312,13 @@ def test_unmerging_what_cannot_be_used_now_changes_nothing():
 
 
 PLANTED = [
-    ("peft.attaching", "del adapter.places[path].deltas[name]", "pass"),
-    ("checkpoint", "    use(model, adapter.name)", "    pass"),
+    ("peft.attach", "del adapter.places[path].deltas[name]", "pass"),
+    ("io.checkpoint", "    use(model, adapter.name)", "    pass"),
     # found after more steps, so looked for by --profile thorough only
-    ("peft.attaching", "use(model, others(model, name))", "use(model, in_use(model))"),
-    ("peft.merging", "put(dict(model.named_modules()), receipt.before)", "pass"),
-    ("peft.merging", "    use(model, used)", "    use(model, adapter.name)"),
-    ("peft.attaching", "put(adapter.places, adapter.replaced)", "pass"),
+    ("peft.attach", "use(model, others(model, name))", "use(model, in_use(model))"),
+    ("peft.merge", "put(dict(model.named_modules()), receipt.before)", "pass"),
+    ("peft.merge", "    use(model, used)", "    use(model, adapter.name)"),
+    ("peft.attach", "put(adapter.places, adapter.replaced)", "pass"),
 ]
 
 

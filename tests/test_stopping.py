@@ -8,8 +8,8 @@ import threading
 import pytest
 
 import minipeft as mp
-from minipeft.backend import np
-from minipeft.train import Run, Settings
+from minipeft.engine.backend import np
+from minipeft.train.fit import Run, Settings
 from test_train import SMALL, examples, weights
 
 
@@ -156,7 +156,7 @@ def test_too_high_a_learning_rate_is_heard_of():
 def test_a_gradient_that_is_not_finite_keeps_the_weights(monkeypatch):
     net, twin = mp.Transformer(SMALL, 0), mp.Transformer(SMALL, 0)
     norms = iter([1.0, 1.0, 1.0, math.inf])
-    monkeypatch.setattr("minipeft.train.grad_norm", lambda parameters: next(norms))
+    monkeypatch.setattr("minipeft.train.fit.grad_norm", lambda parameters: next(norms))
     with pytest.raises(FloatingPointError, match="norm inf at step 3"):
         mp.fit(net, examples(), steps=9, clip=None)
     monkeypatch.undo()

@@ -6,12 +6,12 @@ import weakref
 
 import pytest
 
-from minipeft import functional as F
-from minipeft import ops
-from minipeft.autograd import Tensor, needs_gradient, no_grad, once, record, value
-from minipeft.backend import np, xp
-from minipeft.nn import Parameter
-from minipeft.tape import tape_arrays
+from minipeft.engine import functional as F
+from minipeft.engine import ops
+from minipeft.engine.backend import np, xp
+from minipeft.engine.tensor import Tensor, needs_gradient, no_grad, once, record, value
+from minipeft.lab.saved_tensors import tape_arrays
+from minipeft.model.layers import Parameter
 from test_autograd import doubled, leaf, same
 
 

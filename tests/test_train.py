@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.accumulate import read
-from minipeft.backend import np, to_numpy, xp
-from minipeft.data import END, SEP, Examples, encode
-from minipeft.functional import IGNORE
-from minipeft.history import History
-from minipeft.nn import Dropout
-from minipeft.optim import AdamW, clip_scale, grad_norm, learning_rate
-from minipeft.train import Settings
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.functional import IGNORE
+from minipeft.model.layers import Dropout
+from minipeft.text.words import END, SEP, encode, examples_of
+from minipeft.train.batch_gradient import part_gradient
+from minipeft.train.data import Examples
+from minipeft.train.fit import Settings
+from minipeft.train.history import History
+from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from strategies import batch, configs, model
 
 SMALL = mp.Config.gpt2(vocab=9, context=8, width=8, layers=1, heads=2, init_std=0.2)
@@ -182,7 +183,7 @@ def test_exact_match_is_that_of_greedy_writing(task):
     assert asked[0][-1] == SEP and answers[0][-1] == END
     written = mp.generate(net, asked, max(map(len, answers)), stop=END)
     same = np.mean([one == other for one, other in zip(written, answers, strict=True)])
-    found = mp.evaluate(net, Examples.of([(task, *pair) for pair in pairs]))
+    found = mp.evaluate(net, examples_of([(task, *pair) for pair in pairs]))
     assert found.exact == same
     assert (found.exact > 0.8) == (task != "gerund")
 
@@ -212,17 +213,20 @@ BAD_SETTINGS = [
     (dict(accumulate=-1), "accumulate must be a whole number ≥ 1"),
     (dict(workers="2"), "workers must be a whole number ≥ 1, got '2'"),
     (dict(steps=True), "steps must be a whole number ≥ 1, got True"),
-    *((dict(lr=lr), f"lr must be a positive number, got {lr!r}") for lr in NOT_POSITIVE),
-    *((dict(clip=c), f"or None for no limit, got {c!r}") for c in NOT_POSITIVE),
-    *((dict(betas=b), r"betas must be two numbers in \[0, 1\), got") for b in NOT_BETAS),
+    *((dict(lr=lr), f"lr must be a finite number > 0, got {lr!r}") for lr in NOT_POSITIVE),
+    *(
+        (dict(clip=c), f"clip must be a finite number > 0 or None, got {c!r}")
+        for c in NOT_POSITIVE
+    ),
+    *((dict(betas=b), r"betas must be two finite numbers in \[0, 1\), got") for b in NOT_BETAS),
     *((dict(warmup=n), "warmup must be a whole number ≥ 0, got") for n in (-1, 1.5, "2")),
     *((dict(seed=n), "seed must be a whole number ≥ 0, got") for n in (-1, 1.5, "a")),
     *((dict(save_every=n), "save_every must be a whole number ≥ 1") for n in (0, -1, 2.5)),
     *((dict(until=n), "until must be a whole number ≥ 0") for n in (-1, 2.5, "x")),
     (dict(recompute="no"), "recompute must be True or False, got 'no'"),
-    (dict(lr=True), "lr must be a positive number, got True"),
-    (dict(weight_decay=-0.1), "weight_decay must be a number ≥ 0, got -0.1"),
-    (dict(weight_decay=math.nan), "weight_decay must be a number ≥ 0, got nan"),
+    (dict(lr=True), "lr must be a finite number > 0, got True"),
+    (dict(weight_decay=-0.1), "weight_decay must be a finite number ≥ 0, got -0.1"),
+    (dict(weight_decay=math.nan), "weight_decay must be a finite number ≥ 0, got nan"),
     (dict(weigth_decay=0.1), "option of fit 'weigth_decay'; did you mean 'weight_decay'"),
     (dict(warm_up=3), "did you mean 'warmup'"),
     (dict(quantum=1), "unknown option of fit 'quantum'. There are: steps, batch_size, lr"),
@@ -256,12 +260,12 @@ def test_an_error_leaves_no_gradient(where, monkeypatch):
 
     def read_one(*args):
         parts.append(args)
-        return read(*args) if len(parts) == 1 else fail()
+        return part_gradient(*args) if len(parts) == 1 else fail()
 
     if where == "step":
-        monkeypatch.setattr("minipeft.train.AdamW.step", fail)
+        monkeypatch.setattr("minipeft.train.fit.AdamW.step", fail)
     else:  # in the second part of a batch
-        monkeypatch.setattr("minipeft.accumulate.read", read_one)
+        monkeypatch.setattr("minipeft.train.fit.part_gradient", read_one)
     with pytest.raises(RuntimeError, match="stop"):
         mp.fit(net, examples(), steps=1, accumulate=2)
     assert all(p.grad is None for p in net.parameters())

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 import minipeft as mp
 import reference
 from gradients import slope
-from minipeft import functional as F
-from minipeft.autograd import gradients
-from minipeft.backend import np, to_numpy, xp
-from minipeft.functional import IGNORE
-from minipeft.transformer import Cache, rotation
+from minipeft.engine import functional as F
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.functional import IGNORE
+from minipeft.engine.tensor import gradients
+from minipeft.model.transformer import Cache, rotation
+from minipeft.train.batch_gradient import chunked_loss
 from strategies import batch, configs, model
 from test_config import mixed_configs
 
@@ -89,7 +90,9 @@ def test_the_loss_is_the_mean_over_labels_that_are_asked(config, seed):
     ).squeeze(-1)
     asked = labels != IGNORE
     assert net.loss(ids, labels).item() == pytest.approx(nats[asked].mean(), rel=1e-10)
-    assert net.loss(ids, labels, 7).item() == pytest.approx(nats[asked].sum() / 7, rel=1e-10)
+    for count, nats_of_all in ((None, nats[asked].mean()), (7, nats[asked].sum() / 7)):
+        loss = chunked_loss(net, ids, labels, count).item()
+        assert loss == pytest.approx(nats_of_all, rel=1e-10)
 
 
 @given(configs())
@@ -176,20 +179,25 @@ def test_padding_is_inert(config, real, kind):
     net = model(config)
     ids, _ = batch(config, T=8)
     given_as = real.tolist() if kind is list else real.astype(kind)
-    found = logits(net, ids, real=given_as)
+    found = logits(net, ids, attention_mask=given_as)
     assert np.isfinite(found).all()
     for row in range(3):
         alone = logits(net, ids[row, real[row]][None])[0]
         close(found[row, real[row]], alone)
     filled = np.where(real, ids, (ids + 1) % config.vocab)  # other padding: the same bits
-    assert (logits(net, filled, real=real)[real] == found[real]).all()
+    assert (logits(net, filled, attention_mask=real)[real] == found[real]).all()
 
 
 @given(configs(), paddings(), st.lists(st.integers(1, 4), min_size=8))
 def test_reading_in_chunks_equals_reading_at_once(config, real, sizes):
     net = model(config)
     ids, _ = batch(config, T=8)
-    whole, cache, parts, start = logits(net, ids, real=real), Cache(config.layers), [], 0
+    whole, cache, parts, start = (
+        logits(net, ids, attention_mask=real),
+        Cache(config.layers),
+        [],
+        0,
+    )
     with mp.no_grad():
         for size in sizes:
             chunk = slice(start, min(start + size, 8))
@@ -206,10 +214,10 @@ def test_a_cache_after_padding_goes_on_without_it(config, real):
     net = model(config)
     ids, _ = batch(config, T=8)
     with mp.no_grad():
-        _, cache = net.read(ids[:, :5], real=real)
+        _, cache = net.read(ids[:, :5], attention_mask=real)
         found = to_numpy(net.read(ids[:, 5:], cache)[0].data)
     seen = np.concatenate([real, np.ones((3, 3), bool)], axis=1)
-    close(found, logits(net, ids, real=seen)[:, 5:])
+    close(found, logits(net, ids, attention_mask=seen)[:, 5:])
 
 
 @given(configs())

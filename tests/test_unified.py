@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.autograd import value
-from minipeft.backend import np, to_numpy, xp
-from minipeft.functional import attention
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.functional import attention
+from minipeft.engine.tensor import value
 from minipeft.peft.base import Delta, Method
-from minipeft.peft.lora import LoRADelta
+from minipeft.peft.methods.lora import LoRADelta
 from strategies import batch, model
 from test_methods_adapters import shake
 from test_methods_prompts import SHAPES, both_shapes
@@ -76,7 +76,7 @@ def test_a_prefixed_model_is_a_model_of_mixtures(config):
 class LoRAOnSubLayers(Method):
     """LoRA of rank 3 beside whole sub-layers instead of single weights."""
 
-    def build(self, model, rng):
+    def make_deltas(self, model, rng):
         lora = mp.LoRA(r=3, lora_alpha=6.0)
         inside = model.blocks[0].attn.q_proj  # (width, width), as a sub-layer is
         return {
@@ -121,7 +121,7 @@ def test_a_parallel_adapter_is_more_units_of_the_mlp():
     ids, _ = batch(config)
     adapter = mp.attach(small, mp.Parallel(m=3, scale=2.0, nonlinearity="gelu"))
     shake(adapter)
-    weights = {path: p.data for path, p in mp.peft.base_parameters(small)}
+    weights = {path: p.data for path, p in mp.peft.base.base_parameters(small)}
     for path, delta in adapter.deltas.items():
         up, down = f"{path}.up_proj", f"{path}.down_proj"
         weights[f"{up}.weight"] = xp.concatenate([weights[f"{up}.weight"], delta.down.data])
@@ -156,7 +156,7 @@ def test_several_train_at_once(config, parts, tmp_path):
     assert history.loss[-1] < history.loss[0] - 0.05
     for part, start in zip(attached, starts, strict=True):
         assert any((p.data != a).any() for p, a in zip(part.parameters(), start, strict=True))
-    assert all((p.data == frozen[path]).all() for path, p in mp.peft.base_parameters(base))
+    assert all((p.data == frozen[path]).all() for path, p in mp.peft.base.base_parameters(base))
     trained, fresh = to_numpy(base(ids).data), model(config)
     for name in parts:
         mp.save_adapter(base, name, tmp_path / name)

@@ -12,10 +12,10 @@ import pytest
 from threadpoolctl import threadpool_info
 
 import minipeft as mp
-from minipeft.accumulate import move
-from minipeft.backend import np, to_numpy, xp
-from minipeft.nn import Parameter
-from minipeft.workers import FORKS, processes, shared, side_by_side, threads
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.model.layers import Parameter
+from minipeft.train.batch_gradient import add_up
+from minipeft.train.data_parallel import FORKS, processes, shared, side_by_side, threads
 
 KINDS = [processes, threads] if FORKS else [threads]
 forking = pytest.mark.skipif(not FORKS, reason="processes are copied on Linux and NumPy only")
@@ -72,7 +72,7 @@ def test_a_sum_may_begin_with_any_part(kind):
     sums = {}
     with kind(read, trained, 2) as each:
         for _, found in each([(n,) for n in (0, 10, 1, 100)]):
-            move(found, sums)
+            add_up(found, sums)
     assert [float(sums[p.node].max()) for p in trained] == [110.0] * 2
 
 
@@ -106,7 +106,7 @@ def test_parameters_are_back_whatever_fails(monkeypatch):
             raise MemoryError("no room")
         return shared(a)
 
-    monkeypatch.setattr("minipeft.workers.shared", fail)
+    monkeypatch.setattr("minipeft.train.data_parallel.shared", fail)
     with pytest.raises(MemoryError), processes(times(trained), trained, 2):
         pass
     assert all(p.data is a for p, a in zip(trained, arrays, strict=True))

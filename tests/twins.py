@@ -2,9 +2,9 @@
 
 import math
 
-from minipeft.backend import np, xp
-from minipeft.functional import IGNORE
-from minipeft.ops import (
+from minipeft.engine.backend import np, xp
+from minipeft.engine.functional import IGNORE
+from minipeft.engine.ops import (
     broadcast,
     concat,
     div,

@@ -3,7 +3,7 @@
 python lessons/solutions/lesson_00.py        runs the lesson's checks on them
 """
 
-from minipeft.checks import tour
+from minipeft.course import tour
 
 
 def lora_count(r, shapes):

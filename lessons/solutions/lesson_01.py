@@ -5,9 +5,9 @@ python lessons/solutions/lesson_01.py        runs the lesson's checks on them
 
 import numpy as np
 
-from minipeft.autograd import record, value
-from minipeft.checks import autograd
-from minipeft.tape import recorded
+from minipeft.course import autograd
+from minipeft.engine.tensor import record, value
+from minipeft.lab.saved_tensors import recorded
 
 
 def my_linear(x, w):

@@ -3,7 +3,7 @@
 python lessons/solutions/lesson_02.py        runs the lesson's checks on them
 """
 
-from minipeft.checks import memory
+from minipeft.course import memory
 
 
 def training_bytes(frozen, trained, policy):

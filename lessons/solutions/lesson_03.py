@@ -3,7 +3,7 @@
 python lessons/solutions/lesson_03.py        runs the lesson's checks on them
 """
 
-from minipeft.checks import freezing
+from minipeft.course import freezing
 
 
 def freeze(model, chooses):

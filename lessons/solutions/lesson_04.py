@@ -5,7 +5,7 @@ python lessons/solutions/lesson_04.py        runs the lesson's checks on them
 
 import numpy as np
 
-from minipeft.checks import lora
+from minipeft.course import lora
 
 
 def lora_forward(x, W, A, B, alpha):

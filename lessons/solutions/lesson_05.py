@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.checks import adapters
+from minipeft.course import adapters
 
 
 def bottleneck(h, D, b1, U, b2):

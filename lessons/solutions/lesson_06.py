@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.checks import prompts
+from minipeft.course import prompts
 
 
 def mixture(Q, K, V, Pk, Pv):

@@ -2,7 +2,7 @@
 
 import statistics
 
-from minipeft.checks import comparison
+from minipeft.course import comparison
 
 
 def choose(rows):

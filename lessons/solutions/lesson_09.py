@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.checks import swapping
+from minipeft.course import swapping
 
 
 def mixed(x, W, A, B, which):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.checks import data
+from minipeft.course import data
 
 
 def accumulated(parts, gradient):

@@ -4,7 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from minipeft.checks import quantization
+from minipeft.course import quantization
 
 
 def absmax(w, levels, block):

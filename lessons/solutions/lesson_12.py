@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minipeft.checks import family
+from minipeft.course import family
 
 
 def mixture(q, k, v, P_k, P_v):

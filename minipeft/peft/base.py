@@ -15,7 +15,7 @@ import typing
 from dataclasses import fields
 
 from ..errors import check_known, unknown
-from ..nn import Module
+from ..model.layers import Module
 
 PLAIN = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
 
@@ -44,9 +44,9 @@ class Method:
 
     family = ""  # of which kind it is: full, selective, lora, adapter or prompt
     peft_type = ""  # its name in an adapter's file
-    mark = ""  # an option that is true there, by which methods of one name are told apart
+    hf_flag = ""  # an option that is true there, by which methods of one name are told apart
     hf_modules = ()  # its arrays that HF PEFT calls "….weight"
-    folds = False  # whether merging is possible
+    mergeable = False  # whether merging is possible
 
     def __new__(cls, *_, **options):
         if "__dataclass_fields__" in vars(cls):  # or else it may have an __init__ of its own
@@ -70,15 +70,15 @@ class Method:
         """How many numbers it trains on a model of this Config, without building either."""
         raise NotImplementedError
 
-    def folded(self):
+    def export_form(self):
         """The method as a saved file has it, without networks that fold away."""
         return self
 
-    def build(self, model, rng):
+    def make_deltas(self, model, rng):
         """The changes to make, {path of a Site: Delta}, initial values drawn from `rng`."""
         return {}
 
-    def trains(self, model):
+    def base_parameters_to_copy(self, model):
         """The base parameters of which private copies are trained, {path: Parameter}."""
         return {}
 

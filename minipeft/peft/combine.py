@@ -19,14 +19,14 @@ arXiv:2306.01708; Yu et al. 2023 (DARE), section 3, arXiv:2311.03099
 import copy
 import math
 
-from ..backend import dtype, np, xp
+from ..engine.backend import dtype, np, xp
 from ..errors import unknown
-from ..nn import Parameter
-from ..quantize import relative
-from .attaching import check_name, install, prepare, use
+from ..model.layers import Parameter
+from ..model.quantize import relative
+from .attach import check_name, install, prepare, use
 from .base import Adapter, base_parameters, find, precision
-from .lora import LoRA, LoRADelta, leading
-from .merging import folded
+from .merge import merged_parameters
+from .methods.lora import LoRA, LoRADelta, leading
 from .targets import linears, targeted
 
 KINDS = ("linear", "cat", "svd", "ties", "dare")
@@ -126,7 +126,7 @@ def change(model, adapter):
     layers, found = linears(model), {}
     base = dict(base_parameters(model))
     try:
-        after = folded(model, adapter)
+        after = merged_parameters(model, adapter)
     except ValueError as reason:
         raise ValueError(f"{reason}; it cannot be added up with others") from None
     for key, p in after.items():

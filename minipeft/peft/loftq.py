@@ -11,12 +11,12 @@ Li et al. 2023, algorithm 1, arXiv:2310.08659. Targets of LoRA are treated so, a
 are quantised as they are. Linear layers of the base must not be packed before.
 """
 
-from ..backend import dtype, xp
+from ..engine.backend import dtype, xp
 from ..errors import check_whole
-from ..quantize import Packed, check_bare, quantize
-from .attaching import install, prepare, use
+from ..model.quantize import Packed, check_bare, quantize
+from .attach import install, prepare, use
 from .base import precision
-from .lora import LoRA, LoRADelta, leading
+from .methods.lora import LoRA, LoRADelta, leading
 from .targets import linears
 
 

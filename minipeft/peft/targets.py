@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from ..errors import check_whole, unknown
-from ..nn import Embedding, Linear, Site, TiedHead
+from ..model.layers import Embedding, Linear, Site, TiedHead
 from .base import Method
 
 TABLES = ("wte", "lm_head")  # which 'all-linear' leaves out, as HF PEFT does
@@ -41,11 +41,11 @@ class Targeted(Method):
             check_pattern(option, getattr(self, option, {}), found)
         return found
 
-    def at(self, path, shape):
+    def for_module(self, path, shape):
         """The method as it is at one module; ValueError if its (out, in) is too small."""
         return self
 
-    def each(self, n_out, n_in):
+    def parameters_per_matrix(self, n_out, n_in):
         """How many numbers it trains on one matrix (out, in)."""
         raise NotImplementedError
 
@@ -55,11 +55,16 @@ class Targeted(Method):
 
     def count(self, config):
         targets = self.targets(config.matrices)
-        return sum(self.at(path, shape).each(*shape) for path, shape in targets.items())
+        return sum(
+            self.for_module(path, shape).parameters_per_matrix(*shape)
+            for path, shape in targets.items()
+        )
 
-    def build(self, model, rng):
+    def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
-        return {path: self.at(path, shape(m)).delta(m, rng) for path, m in targets.items()}
+        return {
+            path: self.for_module(path, shape(m)).delta(m, rng) for path, m in targets.items()
+        }
 
 
 def linears(model):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lessons.solutions.lesson_01 import backward, kept_by_linear, my_linear, softmax_backward
-from minipeft.autograd import record, value
-from minipeft.tape import recorded
+from minipeft.engine.tensor import record, value
+from minipeft.lab.saved_tensors import recorded
 
 
 def hoarding(x, w):

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.backend import np
-from minipeft.ledger import ledger
-from minipeft.train import Run, Settings
+from minipeft.engine.backend import np
+from minipeft.lab.ledger import ledger
+from minipeft.train.fit import Run, Settings
 
 R, SLOTS, M = 8, 8, 16  # LoRA's rank, virtual tokens, an adapter's width
 LR, DECAY, CLIP = 1e-4, 0.01, 1.0

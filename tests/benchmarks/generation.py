@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 import minipeft as mp
 from cases import serve, threads
-from minipeft.backend import np
-from minipeft.files import write_json
+from minipeft.engine.backend import np
+from minipeft.io.files import write_json
 
 PROMPT, NEW = 32, 96  # tokens
 SHAPE = dict(vocab=512, context=PROMPT + NEW, width=128, layers=4, heads=4, init_std=0.1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch_step import stepper
 
 from cases import R, batch, config, model, serve, threads
-from minipeft.backend import np
+from minipeft.engine.backend import np
 
 
 class Block(nn.Module):

@@ -15,7 +15,7 @@ from hf import hf_model, hf_module
 from torch_step import stepper
 
 from cases import METHODS, SLOTS, M, R, batch, config, model, serve, threads
-from minipeft.backend import np
+from minipeft.engine.backend import np
 
 
 def attached(net, method, shape):

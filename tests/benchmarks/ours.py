@@ -10,8 +10,7 @@ import sys
 from statistics import median
 
 from cases import SIZES, Stepper, model, serve, threads
-from minipeft.accumulate import reading
-from minipeft.tape import tape_arrays
+from minipeft.lab.saved_tensors import tape_arrays
 
 
 def fastest(size, method):
@@ -35,7 +34,7 @@ def main(size, method, workers=None):
     loss = net.loss(*step.data.both)
     tape = sum(a.nbytes for a in tape_arrays(loss, net.parameters()))
     del loss
-    with reading(net, step.run.settings) as each:
+    with step.run.reading() as each:
         serve(lambda: step(each), same=True, tape=tape, workers=workers)
 
 

@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 
-from minipeft.plots import save
+from minipeft.lab.plots import save
 
 RIVALS = {"hf": "HF PEFT", "pytorch": "PyTorch by hand", "autograd": "HIPS autograd"}
 COLOURS = {"hf": "#0072B2", "pytorch": "#E69F00", "autograd": "#CC79A7"}

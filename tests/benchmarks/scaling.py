@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 import minipeft as mp
 from cases import Stepper, clock
-from minipeft.files import write_json
-from minipeft.ledger import ledger
-from minipeft.plots import save
+from minipeft.io.files import write_json
+from minipeft.lab.ledger import ledger
+from minipeft.lab.plots import save
 
 BASE = {"width": 128, "layers": 4, "tokens": 64, "batch": 8, "r": 8}
 VALUES = {

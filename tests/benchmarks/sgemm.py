@@ -3,7 +3,7 @@
 import sys
 
 from cases import serve
-from minipeft.backend import np
+from minipeft.engine.backend import np
 
 
 def main(n):

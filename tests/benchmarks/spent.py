@@ -19,10 +19,9 @@ from step import GOALS, REST, SGEMM, Rival
 from tqdm import tqdm
 
 from cases import SIZES, Stepper, clock, flops, model
-from minipeft.accumulate import reading
-from minipeft.backend import np
-from minipeft.files import write_json
-from minipeft.plots import save
+from minipeft.engine.backend import np
+from minipeft.io.files import write_json
+from minipeft.lab.plots import save
 
 CELLS = [(size, method) for method in ("lora", "full") for size in ("S", "M", "L")]
 WORKERS = 2
@@ -87,7 +86,7 @@ def row_of(size, method, rounds, hf, sgemm):
     step = Stepper(net, B, T, WORKERS)
     n = {"S": 10, "M": 3, "L": 1}[size]
     ours, timed = [], []
-    with reading(net, step.run.settings) as each:
+    with step.run.reading() as each:
         arrays = {p: p.data for p in net.parameters()}
         for _ in range(rounds):
             for rival in (hf, sgemm):

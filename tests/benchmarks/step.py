@@ -28,7 +28,7 @@ from plot_step import picture
 from tqdm import tqdm
 
 from cases import METHODS, SIZES, flops
-from minipeft.files import read_json, write_json
+from minipeft.io.files import read_json, write_json
 
 HERE = Path(__file__).parent
 REST = 0.25  # seconds between turns: a rival's threads wait awake for a while after its own

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.backend import np, to_numpy, xp
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import Method, base_parameters
-from minipeft.train import Run, Settings
+from minipeft.train.fit import Run, Settings
 from strategies import batch, model
 
 

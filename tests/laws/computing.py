@@ -5,16 +5,16 @@ from dataclasses import replace
 import minipeft as mp
 from laws.case import Random, bits, close, logits, same, shake, steps
 from laws.equations import MATRIX, RANK, SUBLAYER, Arrays
-from minipeft.accumulate import accumulate
-from minipeft.autograd import Tensor, no_grad, value
-from minipeft.backend import np, to_numpy, xp
-from minipeft.functional import IGNORE
-from minipeft.nn import Embedding
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.functional import IGNORE
+from minipeft.engine.tensor import Tensor, no_grad, value
+from minipeft.model.gradient_checkpointing import recomputing
+from minipeft.model.layers import Embedding
+from minipeft.model.quantize import LEVELS, Packed
 from minipeft.peft.base import adapters, base_parameters
 from minipeft.peft.targets import shape, weight
-from minipeft.quantize import LEVELS, Packed
-from minipeft.recompute import recomputing
-from minipeft.train import Run, Settings
+from minipeft.train.batch_gradient import batch_gradient
+from minipeft.train.fit import Run, Settings
 
 
 def law_04_the_gradient(case):
@@ -23,7 +23,7 @@ def law_04_the_gradient(case):
     ids, labels = case.batch()
     rng = np.random.default_rng([case.seed, 4])
     way = [xp.asarray(rng.standard_normal(p.shape)) for p in adapter.parameters()]
-    accumulate(net, ids, labels)
+    batch_gradient(net, ids, labels)
     pairs = [(p.grad, w) for p, w in zip(adapter.parameters(), way, strict=True)]
     slope = sum(float((g * w).sum()) for g, w in pairs if g is not None)
 
@@ -74,9 +74,11 @@ def law_11_what_a_token_may_see(case):
     junk = np.random.default_rng(case.seed).integers(0, case.config.vocab, (B, 2))
     real = np.ones((B, T + 2), bool)
     real[:, :2] = False
-    left = logits(net, np.concatenate([junk, ids], axis=1), real=real)[:, 2:]
+    left = logits(net, np.concatenate([junk, ids], axis=1), attention_mask=real)[:, 2:]
     close(left, full, 1e-11, "logits behind padding")
-    right = logits(net, np.concatenate([ids, junk], axis=1), real=real[:, ::-1])[:, :T]
+    right = logits(net, np.concatenate([ids, junk], axis=1), attention_mask=real[:, ::-1])[
+        :, :T
+    ]
     close(right, full, 1e-11, "logits before padding")
     padding = np.full((B, 2), IGNORE)
     with no_grad():
@@ -109,7 +111,7 @@ def law_13_what_a_method_is(case):
     net, adapter = case.attached()
     ids, _ = case.batch(2, 6)
     equations(case, net, adapter)
-    if case.method.folds:
+    if case.method.mergeable:
         attached = logits(net, ids)
         mp.merge(net, "a")
         plain = replace(case, config=net.config).base()  # merging may untie the head
@@ -128,7 +130,7 @@ def equations(case, net, adapter):
         site, arrays, kind = modules[path], Arrays(delta), type(delta).__name__
         if kind in MATRIX:
             w = to_numpy(weight(site).data)
-            method = case.method.at(path, shape(site))
+            method = case.method.for_module(path, shape(site))
             wanted = MATRIX[kind](method, arrays, w)
             if kind in RANK:
                 rank = np.linalg.matrix_rank(wanted - w, tol=1e-9)
@@ -176,7 +178,7 @@ def law_14_parts_are_the_whole(case):
 
     def gradient(**how):
         net.zero_grad()
-        loss = accumulate(net, ids, labels, seed=(case.seed,), **how)
+        loss = batch_gradient(net, ids, labels, seed=(case.seed,), **how)
         grads = [p.grad for p in adapter.parameters()]
         kept = [to_numpy(g).ravel() for g in grads if g is not None]
         return np.concatenate([[float(loss)], *kept])
@@ -201,7 +203,7 @@ def law_15_rows_may_differ(case):
     mixed = logits(net, ids)
     for i, name in enumerate(rows):
         close(mixed[i], alone[name][i], 1e-11, f"logits of row {i} with {name}")
-    accumulate(net, ids, labels)
+    batch_gradient(net, ids, labels)
     assert any(p.grad is not None for p in adapters(net)["a"].parameters())
 
 
@@ -213,7 +215,7 @@ def law_16_an_update_is_adamws(case):
     net, adapter = case.attached()
     before = [p.data.copy() for p in adapter.parameters()]
     ids, labels = Random(case).batch(0, 3, 0)
-    accumulate(net, ids, labels, seed=(0, 1, 0))
+    batch_gradient(net, ids, labels, seed=(0, 1, 0))
     grads = [p.grad for p in adapter.parameters()]
     run = Run(net, Random(case), Settings(8, 3, lr=0.02, warmup=1, clip=None, weight_decay=0.5))
     run.step()
@@ -240,7 +242,7 @@ def law_17_the_base_may_be_packed(case):
     ids, labels = case.batch()
     for net in (packed, plain):
         adapter = shake(mp.attach(net, case.method, "a", rng=case.seed), case.seed)
-        accumulate(net, ids, labels)
+        batch_gradient(net, ids, labels)
         grads = [to_numpy(p.grad) for p in adapter.parameters() if p.grad is not None]
         found.append([logits(net, ids), np.concatenate([g.ravel() for g in grads])])
         steps(net, case, 1)

@@ -5,7 +5,7 @@ same; a sub-layer's as a function of the sub-layer f and its input x.
 """
 
 import minipeft as mp
-from minipeft.backend import np, to_numpy
+from minipeft.engine.backend import np, to_numpy
 
 PHI = {
     "relu": lambda h: np.maximum(h, 0.0),

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import minipeft as mp
 from laws.case import Random, bits, close, logits, same, shake, sites, steps
-from minipeft.backend import np, to_numpy, xp
-from minipeft.files import numbers_in
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.io.files import numbers_in
 from minipeft.peft.base import adapters, base_parameters, in_use
-from minipeft.train import Run, Settings
+from minipeft.train.fit import Run, Settings
 
 
 def law_01_attaching_changes_nothing(case):
@@ -57,7 +57,7 @@ def law_03_the_count(case):
     )
     with tempfile.TemporaryDirectory() as folder:
         path = mp.save_adapter(net, "a", folder) / "adapter_model.safetensors"
-        kept = case.method.folded().count(case.config)
+        kept = case.method.export_form().count(case.config)
         assert numbers_in(path) == kept, f"{numbers_in(path)} numbers saved, not {kept}"
 
 
@@ -73,7 +73,7 @@ def law_05_merging_changes_no_logit(case):
         net, _ = precise.attached()
         attached = logits(net, ids)
         limit += np.abs(attached - exact).max() / np.abs(exact).max()  # 0 in float64
-        if not precise.method.folds:
+        if not precise.method.mergeable:
             refused(net, ids, attached)
             continue
         mp.merge(net, "a")
@@ -103,7 +103,7 @@ def law_06_unmerge_and_detach_restore_every_bit(case):
     before, plain = bits(net), logits(net, ids)
     shake(mp.attach(net, case.method, "a", rng=case.seed), case.seed)
     attached = logits(net, ids)
-    if case.method.folds:
+    if case.method.mergeable:
         for _ in range(3):
             mp.unmerge(mp.merge(net, "a"))
         same(logits(net, ids), attached, "logits after unmerging")
@@ -121,7 +121,7 @@ def law_06_unmerge_and_detach_restore_every_bit(case):
 def law_07_merging_is_all_or_nothing(case):
     """A merge that fails at its last weight has changed none."""
     net, adapter = case.attached()
-    if not case.method.folds:
+    if not case.method.mergeable:
         return
     last = adapter.parameters()[-1]
     last.data = xp.full(last.shape, xp.inf, dtype=last.dtype)

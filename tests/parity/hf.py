@@ -19,8 +19,8 @@ from transformers.models.llama.modeling_llama import (  # noqa: E402
     LlamaRotaryEmbedding,
 )
 
-from minipeft.backend import np, to_numpy  # noqa: E402
-from minipeft.functional import IGNORE  # noqa: E402
+from minipeft.engine.backend import np, to_numpy  # noqa: E402
+from minipeft.engine.functional import IGNORE  # noqa: E402
 from minipeft.peft.base import base_parameters, precision  # noqa: E402
 
 torch.set_num_threads(1)  # the models are too small for more
@@ -164,14 +164,14 @@ def rounded(tensor, model):
     return torch.tensor(tensor.numpy().astype(precision(model)), dtype=tensor.dtype)
 
 
-def hf_logits(theirs, ids, real=None, **options):
+def hf_logits(theirs, ids, attention_mask=None, **options):
     """Logits (B, T, V) by HF's model, those of virtual tokens dropped.
 
-    Positions are given with `real`, as HF counts padding on the left too unless told.
+    Positions are given with an attention mask, as HF counts padding on the left too.
     """
     ids = torch.tensor(ids)
-    if real is not None:
-        mask = torch.tensor(real.astype(int))
+    if attention_mask is not None:
+        mask = torch.tensor(attention_mask.astype(int))
         options |= {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
     return theirs(input_ids=ids, **options).logits[:, -ids.shape[1] :]
 

@@ -20,7 +20,7 @@ from rows import ROWS  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 import minipeft as mp  # noqa: E402
-from minipeft.backend import np  # noqa: E402
+from minipeft.engine.backend import np  # noqa: E402
 from minipeft.peft.base import base_parameters  # noqa: E402
 from strategies import batch  # noqa: E402
 

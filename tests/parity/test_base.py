@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft import functional as F
-from minipeft.backend import np
-from minipeft.functional import IGNORE
-from minipeft.optim import AdamW, clip_scale, grad_norm, learning_rate
+from minipeft.engine import functional as F
+from minipeft.engine.backend import np
+from minipeft.engine.functional import IGNORE
+from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from strategies import batch, configs, model
 
 PRECISIONS = {"float32": (1e-6, 1e-5), "float64": (1e-13, 1e-12)}  # of logits, of gradients
@@ -61,7 +61,7 @@ def test_logits_loss_and_every_gradient(precision, data):
     ids, labels, real = data.draw(batches(config))
     ours = model(config, precision=precision)
     theirs = hf_model(ours)
-    mine, yours = ours(ids, real=real), hf_logits(theirs, ids, real)
+    mine, yours = ours(ids, attention_mask=real), hf_logits(theirs, ids, real)
     off, steep = PRECISIONS[precision]
     seen = np.ones(ids.shape, bool) if real is None else real
     assert difference(mine.data[seen], yours[torch.tensor(seen)]) <= off

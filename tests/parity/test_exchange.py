@@ -9,8 +9,8 @@ from rows import ROWS, exact_softmax
 from safetensors.numpy import load_file
 
 import minipeft as mp
-from minipeft.autograd import no_grad
-from minipeft.hf_config import EXCHANGED
+from minipeft.engine.tensor import no_grad
+from minipeft.io.hf_config import EXCHANGED
 from strategies import batch, model
 
 HERE_ONLY = ("llama-adapter, last layer, per head",)  # HF PEFT itself has one gate a layer

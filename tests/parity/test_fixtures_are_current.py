@@ -5,7 +5,7 @@ import json
 from record import FIXTURES, everything
 from safetensors import safe_open
 
-from minipeft.backend import np
+from minipeft.engine.backend import np
 
 
 def test_fixtures_are_what_live_torch_gives():

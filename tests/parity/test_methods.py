@@ -5,9 +5,9 @@ from hf import assert_close, difference, hf_logits, hf_loss
 from pairs import Pair
 from rows import ROWS
 
-from minipeft import functional as F
-from minipeft.autograd import no_grad
-from minipeft.backend import np
+from minipeft.engine import functional as F
+from minipeft.engine.backend import np
+from minipeft.engine.tensor import no_grad
 from strategies import batch
 
 # of ours: limits of logits and merged weights, of gradients, of what 20 steps lead to
@@ -22,10 +22,12 @@ EACH += [(kind, "float64", seed) for kind in PRECISIONS for seed in range(3)]
 each = pytest.mark.parametrize("precision, theirs, seed", EACH)
 
 
-def logits(pair, ids, real=None):
+def logits(pair, ids, attention_mask=None):
     """(ours, HF's)"""
     with no_grad():
-        return pair.ours(ids, real=real).data, hf_logits(pair.theirs, ids, real)
+        return pair.ours(ids, attention_mask=attention_mask).data, hf_logits(
+            pair.theirs, ids, attention_mask
+        )
 
 
 @rows
@@ -73,7 +75,7 @@ def test_twenty_steps(row, precision, theirs, seed):
         assert np.linalg.norm(ours[name] - wanted.numpy()) <= far * wanted.norm(), name
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row].ours.folds])
+@pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row].ours.mergeable])
 @each
 def test_merged_weights(row, precision, theirs, seed):
     off, _, _ = PRECISIONS[precision]

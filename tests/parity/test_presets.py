@@ -7,7 +7,7 @@ import pytest
 from hf import torch
 from hf import transformers as hf
 
-from minipeft import presets
+from minipeft.lab import presets
 
 
 def gpt2(width, layers, heads, context=1024):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.table import groups, mean
+from minipeft.lab.comparison_table import groups, mean
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -51,7 +51,7 @@ def methods():
         mp.detach(base, name)
         lines.append(
             f"| `{name}` | `{method.__name__}` | {equation} | {count:,} "
-            f"| {'yes' if method.folds else 'no'} |"
+            f"| {'yes' if method.mergeable else 'no'} |"
         )
     return "\n".join(lines)
 

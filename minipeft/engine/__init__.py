@@ -1,0 +1,1 @@
+"""The tape and the arrays: reverse-mode differentiation on NumPy or CuPy."""

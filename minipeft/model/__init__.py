@@ -1,0 +1,1 @@
+"""The language model: layers, the transformer, its KV cache, generation, quantised weights."""

@@ -1,0 +1,145 @@
+"""Folding an adapter into the weights of the base, and taking it out again."""
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from ..engine.backend import dtype, xp
+from ..model.layers import Module, Parameter, TiedHead
+from ..model.quantize import Packed, relative
+from .attach import check_compatible, detach, disabled, install, put, use
+from .base import Adapter, adapters, base_parameters, find, in_use, precision
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What `merge` returns and `unmerge` takes."""
+
+    model: Module
+    adapter: Adapter
+    before: dict  # {path: Parameter} that merging replaced
+    after: dict  # {path: Parameter} that it put there
+    used: dict  # what was in use
+    lost: dict  # {path: share of the change that rounding took}, for weights packed again
+
+    def __repr__(self):
+        told = [f"Receipt: {self.adapter.name!r} is merged into {len(self.after)} parameters"]
+        packed = [path for path, p in self.before.items() if isinstance(p, Packed)]
+        if self.lost:
+            share = 100 * fmean(self.lost.values())
+            told.append(f"{len(packed)} packed again, which loses {share:.1f} % of the change")
+        elif packed:
+            before = sum(self.before[path].nbytes for path in packed)
+            after = sum(self.after[path].data.nbytes for path in packed)
+            told.append(f"{len(packed)} unpacked for it, {before:,} bytes are now {after:,}")
+        return "; ".join(told)
+
+
+def merge(model, name="default", *, requantize=False):
+    """Fold an adapter into the base's weights, so that it costs nothing. Returns a Receipt.
+
+    The adapter leaves the model. The merged weights are new arrays and the Receipt keeps the
+    old ones, so `unmerge` restores every bit. Raises ValueError, and changes nothing, if the
+    method's change is not one of weights, or if a merged weight is not finite. A change of the
+    head or of the token table unties the two, and the model's Config then says so.
+
+    A weight held in few bits (see `quantize`) is unpacked, which loses nothing but the memory
+    that it saved; with `requantize` it is packed again, which rounds away much of the change,
+    for most of it is smaller than a step. The Receipt tells how much, and prints it.
+    """
+    adapter, used = find(model, name), in_use(model)
+    after, lost = merged_parameters(model, adapter), {}
+    check_merge(model, adapter, after)
+    if requantize:
+        after, lost = repacked(dict(base_parameters(model)), after)
+    detach(model, name)
+    before = put(dict(model.named_modules()), after)
+    tie(model)
+    return Receipt(model, adapter, before, after, used, lost)
+
+
+def tie(model):
+    """Have the model's Config say whether its head is the token table, as it now is."""
+    free = "lm_head.weight" in dict(base_parameters(model))
+    model.config = model.config.with_(tied=not free)
+
+
+def repacked(base, after):
+    """Merged weights packed as the base's are, and the share of each change that is lost.
+
+    ‖rounded − merged‖ / ‖merged − before‖ in Frobenius norms: 1 is as if nothing were merged.
+    """
+    packed = {path: p for path, p in base.items() if path in after and isinstance(p, Packed)}
+    rounded = {path: p.packing(after[path].data) for path, p in packed.items()}
+    lost = {
+        path: relative(rounded[path].data - p.data, after[path].data - p.data)
+        for path, p in packed.items()
+    }
+    return after | rounded, lost
+
+
+def merged_parameters(model, adapter):
+    """What the base's parameters become when an adapter is merged, {path: Parameter}."""
+    sites = dict(model.named_modules())
+    arrays = {path: p.data for path, p in adapter.copies.items()}
+    with disabled(model), dtype(precision(model)):
+        for path, delta in adapter.deltas.items():
+            try:
+                merged = delta.merged(sites[path])
+            except ValueError as reason:
+                raise ValueError(
+                    f"{adapter.name!r} at {path} cannot be merged: {reason}; keep it attached"
+                ) from None
+            arrays |= {f"{path}.{attribute}": array for attribute, array in merged.items()}
+        for path, head in sites.items():  # a change of the token table is none of the head
+            if isinstance(head, TiedHead) and head.weight is None and "wte" in adapter.deltas:
+                arrays.setdefault(f"{path}.weight", head.table.data)
+        return {path: Parameter(a, requires_grad=False) for path, a in arrays.items()}
+
+
+def check_merge(model, adapter, after):
+    """Refuse weights that do not exist, are not finite, or that another adapter would hide."""
+    base = dict(base_parameters(model))
+    for path, p in after.items():
+        problem = None
+        if path not in base and path != "lm_head.weight":  # merging unties a tied head
+            problem = f"needs {path}, which this model does not have"
+        elif not bool(xp.isfinite(p.data).all()):
+            problem = f"would make {path} infinite or NaN"
+        if problem:
+            raise ValueError(f"merging {adapter.name!r} {problem}; keep it attached")
+    changed = set(after)
+    if "lm_head.weight" in changed - base.keys():  # a head that was the table so far
+        changed.add("wte.weight")
+    for other in adapters(model).values():
+        hidden = sorted(other.copies.keys() & changed) if other is not adapter else []
+        if hidden:
+            raise ValueError(
+                f"{other.name!r} has its own copy of {hidden[0]}, which would hide what is "
+                f"merged; detach {other.name!r} first"
+            )
+
+
+def unmerge(receipt):
+    """Undo a merge: every weight gets back its bits, and the adapter is attached as before.
+
+    Merges are undone in reverse order; another order is a ValueError and changes nothing, and
+    so is an adapter that cannot be used together with what is in use now.
+    """
+    model, adapter = receipt.model, receipt.adapter
+    now = dict(base_parameters(model))
+    for path, p in receipt.after.items():
+        if now.get(path) is not p:
+            raise ValueError(
+                f"{path} was changed since {adapter.name!r} was merged; "
+                "undo the later merge first"
+            )
+    if adapter.name in adapters(model):
+        raise ValueError(f"another {adapter.name!r} was attached since; detach it first")
+    name, there = adapter.name, adapters(model) | {adapter.name: adapter}
+    used = in_use(model) | {key: rows for key, rows in receipt.used.items() if key == name}
+    check_compatible([(there[key], rows) for key, rows in used.items()])
+    use(model, None)
+    put(dict(model.named_modules()), receipt.before)
+    tie(model)
+    install(model, adapter)
+    use(model, used)

@@ -1,0 +1,172 @@
+"""AdaLoRA: low-rank changes that compete for a shrinking budget of ranks.
+
+    f(x) + (α / r) P Λ Q x          Q: (r, in), P: (out, r) from N(0, 0.02²)    Λ: (r,) zero
+
+r = init_r. Λ = 0, so attaching changes nothing. P Λ Q has the form of an SVD, and the loss is
+joined by γ (‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖²), in the mean over the targets, which keeps P and Q about
+orthogonal: then λₖ alone says how much the k-th triplet matters, and can be put to zero and
+come back. Trains r (in + out) + r numbers a target, of which few are in use in the end; merges
+exactly; the rank is how many λ are not zero.
+
+After each update every number w with gradient g gets a score, its smoothed sensitivity
+I ← β₁ I + (1 − β₁) |w g| times its smoothed uncertainty U ← β₂ U + (1 − β₂) | |w g| − I |. A
+triplet's score is λ's plus the mean of those of its column of P and of its row of Q. Every
+deltaT updates only the b(t) best triplets of the whole model keep their λ:
+
+    b(t) = init_r N                                                   t ≤ tinit
+    b(t) = (target_r + (init_r − target_r) (1 − τ)³) N                τ from 0 to 1
+    b(t) = target_r N, those chosen at its start                      the last tfinal updates
+
+for N targets. `fit` calls for all that, and keeps the ranks after each update in the History.
+
+Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and start are those of HF
+PEFT, which divides by r + 10⁻⁵ and does not square the norms.
+"""
+
+from dataclasses import dataclass
+
+from ...engine.backend import np, numbers, xp
+from ...engine.functional import linear
+from ...engine.ops import square
+from ...errors import check_whole
+from ...model.layers import Dropout, Parameter
+from ..base import Delta
+from ..targets import Targeted, check_rank, shape, weight
+
+
+@dataclass(frozen=True)
+class AdaLoRA(Targeted):
+    """AdaLoRA on the named matrices: from init_r ranks each to target_r in the mean."""
+
+    init_r: int = 12
+    target_r: int = 8
+    lora_alpha: float = 8.0
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    tinit: int = 0  # updates before the budget shrinks
+    tfinal: int = 0  # updates after it has shrunk
+    deltaT: int = 1
+    beta1: float = 0.85
+    beta2: float = 0.85
+    orth_reg_weight: float = 0.5  # γ
+    layers_to_transform: tuple[int, ...] | int | None = None
+
+    family = "lora"
+    peft_type = "ADALORA"
+    mergeable = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, init_r=self.init_r, target_r=self.target_r, deltaT=self.deltaT)
+        if self.target_r > self.init_r:
+            raise ValueError(f"target_r = {self.target_r} is more than init_r = {self.init_r}")
+        for name in ("tinit", "tfinal"):
+            number = getattr(self, name)
+            if number < 0:
+                raise ValueError(f"{name} is a number of updates ≥ 0, got {number!r}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} lies in [0, 1), got {getattr(self, name)!r}")
+        if self.orth_reg_weight < 0:
+            raise ValueError(f"orth_reg_weight is ≥ 0, got {self.orth_reg_weight!r}")
+
+    def for_module(self, path, shape):
+        check_rank(path, self.init_r, shape)
+        return self
+
+    def parameters_per_matrix(self, n_out, n_in):
+        return self.init_r * (n_out + n_in) + self.init_r
+
+    def delta(self, layer, rng):
+        return AdaLoRADelta(layer, self, rng)
+
+    def budget(self, step, steps, n):
+        """b(t), the number of triplets that n targets have after update `step` of `steps`."""
+        shrinking = steps - self.tfinal - self.tinit
+        if shrinking < 1:
+            both = f"tinit = {self.tinit} and tfinal = {self.tfinal}"
+            raise ValueError(f"{both} leave none of {steps} steps to shrink in; lower them")
+        left = min(max(1.0 - (step - self.tinit) / shrinking, 0.0), 1.0)
+        return n * self.target_r + int(n * (self.init_r - self.target_r) * left**3)
+
+    def before_step(self, adapter, step, steps):
+        self.budget(step, steps, 1)  # raises if the run is too short
+        if self.orth_reg_weight:
+            share = self.orth_reg_weight / len(adapter.deltas)
+            for delta in adapter.deltas.values():
+                (delta.skewness() * share).backward()
+
+    def after_step(self, adapter, step, steps, scale=1.0):
+        deltas = adapter.deltas.values()
+        budget, last = self.budget(step, steps, len(deltas)), steps - self.tfinal
+        if step <= last:
+            smooth = self.beta1, self.beta2, step == 1
+            scores = [delta.score(*smooth, scale) for delta in deltas]
+        if step == last or (self.tinit < step < last and step % self.deltaT == 0):
+            best = xp.argsort(-xp.concatenate(scores), kind="stable")[:budget]
+            kept = xp.zeros(self.init_r * len(deltas))
+            kept[best] = 1.0
+            for delta, own in zip(deltas, kept.reshape(len(deltas), -1), strict=True):
+                delta.kept[...] = own
+                delta.lora_E.data *= delta.kept
+        elif step > last:
+            for delta in deltas:
+                delta.lora_E.data *= delta.kept
+        ranks = numbers([(delta.lora_E.data != 0).sum() for delta in deltas])
+        return dict(zip(adapter.deltas, ranks, strict=True))
+
+
+class AdaLoRADelta(Delta):
+    """One change: f(x) + (α / r) P Λ Q x, (…, in) -> (…, out)."""
+
+    def __init__(self, layer, method, rng):
+        (n_out, n_in), r = shape(layer), method.init_r
+        self.lora_A = Parameter(0.02 * rng.standard_normal((r, n_in)))  # Q
+        self.lora_B = Parameter(0.02 * rng.standard_normal((n_out, r)))  # P
+        self.lora_E = Parameter(np.zeros(r))  # Λ
+        self.dropout = Dropout(method.lora_dropout)
+        self.scaling = method.lora_alpha / r
+        self.sensitivity = [xp.zeros_like(p.data) for p in self.parameters()]  # I
+        self.uncertainty = [xp.zeros_like(p.data) for p in self.parameters()]  # U
+        self.kept = xp.ones_like(self.lora_E.data)  # 1 where the last allocation left a λ
+
+    def __call__(self, f, x):
+        thin = linear(self.dropout(x), self.lora_A) * (self.lora_E * self.scaling)  # (…, r)
+        return f(x) + linear(thin, self.lora_B)
+
+    def merged(self, layer):
+        change = self.scaling * self.lora_B.data * self.lora_E.data @ self.lora_A.data
+        return {"weight": weight(layer).data + change}
+
+    def saved(self):
+        return super().saved() | {"lora_E": self.lora_E.data[:, None]}  # as in HF PEFT
+
+    def state(self):
+        smoothed = {"sensitivity": self.sensitivity, "uncertainty": self.uncertainty}
+        arrays = {f"{k}.{i}": a for k, list_ in smoothed.items() for i, a in enumerate(list_)}
+        return arrays | {"kept": self.kept}
+
+    @property
+    def rank(self):
+        """How many λ are not zero."""
+        return int((self.lora_E.data != 0).sum())
+
+    def skewness(self):
+        """‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖², squared Frobenius norms, as a Tensor."""
+        p, q, one = self.lora_B, self.lora_A, xp.eye(len(self.lora_E), dtype=self.lora_E.dtype)
+        both = (p.transpose(1, 0) @ p - one, q @ q.transpose(1, 0) - one)
+        return sum(square(off).sum() for off in both)
+
+    def score(self, beta1, beta2, fresh, scale=1.0):
+        """The triplets' scores (r,), after smoothing I and U further, or from zero if fresh.
+
+        The gradients count times `scale`.
+        """
+        scores, averages = [], zip(self.sensitivity, self.uncertainty, strict=True)
+        for p, (mean, off) in zip(self.parameters(), averages, strict=True):
+            now = xp.zeros_like(p.data) if p.grad is None else xp.abs(p.data * (p.grad * scale))
+            mean[...] = (1.0 - beta1) * now + (0.0 if fresh else beta1 * mean)
+            off[...] = (1.0 - beta2) * xp.abs(now - mean) + (0.0 if fresh else beta2 * off)
+            scores.append(mean * off)
+        q, p, e = scores
+        return e + p.mean(axis=0) + q.mean(axis=1)

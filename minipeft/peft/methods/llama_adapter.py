@@ -1,0 +1,81 @@
+"""LLaMA-Adapter: a prefix that attention reads apart, through a gate that starts at zero.
+
+    softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)      P: (n, width)    g: zero
+
+in the last L layers; W_k and W_v are the layer's own frozen projections, the keys of P are not
+rotated, and every token sees all of P. As g = 0, attaching changes nothing; P, from N(0, 1),
+learns from the second step. With a softmax of its own the prefix takes no attention from the
+tokens: it adds to what they give, where prefix tuning mixes the two by a gate that is not free.
+The cache is no longer than without it. Trains L (n width + H) numbers, a gate for each of H
+heads; with `per_head` off one gate serves a layer, as in HF PEFT: L (n width + 1). Cannot be
+merged, as no weight computes the same.
+
+Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32
+"""
+
+from dataclasses import dataclass
+
+from ...engine.backend import np
+from ...engine.functional import attention
+from ...engine.ops import broadcast
+from ...errors import check_whole
+from ...model.layers import Parameter
+from ..base import Delta, Method
+from ..targets import matching, sites
+
+
+@dataclass(frozen=True)
+class LlamaAdapter(Method):
+    """A zero-gated prefix of adapter_len vectors in the last adapter_layers (default: all)."""
+
+    adapter_len: int = 10
+    adapter_layers: int | None = None
+    per_head: bool = True  # a gate for each head; otherwise one for the layer
+
+    family = "prompt"
+    peft_type = "ADAPTION_PROMPT"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, adapter_len=self.adapter_len)
+        if self.adapter_layers is not None:
+            check_whole(1, adapter_layers=self.adapter_layers)
+
+    def layers(self, there):
+        """Which of the model's layers have a prefix: the last ones."""
+        wanted = there if self.adapter_layers is None else self.adapter_layers
+        if wanted > there:
+            raise ValueError(f"adapter_layers = {wanted}, but the model has {there}; use fewer")
+        return range(there - wanted, there)
+
+    def count(self, config):
+        gates = config.heads if self.per_head else 1
+        return len(self.layers(config.layers)) * (self.adapter_len * config.width + gates)
+
+    def make_deltas(self, model, rng):
+        attentions = matching(sites(model), ("attn",))
+        paths = [f"blocks.{i}.attn" for i in self.layers(len(attentions))]
+        return {f"{p}.attend": LlamaAdapterDelta(attentions[p], self, rng) for p in paths}
+
+
+class LlamaAdapterDelta(Delta):
+    """The prefix of one layer, (B, H, T, K) -> (B, H, T, K)."""
+
+    def __init__(self, attn, method, rng):
+        heads, width = attn.heads, attn.k_proj.weight.shape[1]
+        self.adaption_prompt = Parameter(rng.standard_normal((1, method.adapter_len, width)))
+        self.adaption_gate = Parameter(np.zeros(heads if method.per_head else 1))
+        self.kv_heads = attn.kv_heads
+        self.projections = attn.k_proj, attn.v_proj  # in a tuple, as they are not its children
+
+    def __call__(self, f, q, k, v, mask):
+        B, _, _, K = q.shape
+        _, n, width = self.adaption_prompt.shape
+        # one for each row, for the projections may have adapters that only some rows use
+        prompt = broadcast(self.adaption_prompt, (B, n, width))
+        keys, values = (
+            project(prompt).reshape(B, n, self.kv_heads, K).transpose(0, 2, 1, 3)
+            for project in self.projections
+        )
+        gate = self.adaption_gate.reshape(1, -1, 1, 1)
+        return f(q, k, v, mask) + attention(q, keys, values, None) * gate

@@ -1,0 +1,73 @@
+"""LoHa: the elementwise product of two low-rank matrices, which can have a rank up to r².
+
+    f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x      B₁, B₂: (out, r)      A₁, A₂: (r, in), A₂ zero
+
+A₂ = 0, so attaching changes nothing; the others are U(±1/√columns). Trains 2 r (in + out)
+numbers a target, twice as many as LoRA of rank r, for a rank that is squared. Merges exactly.
+The (out, in) product is formed every step: no thin products, so it is slower than LoRA.
+
+Hyeon-Woo et al. 2022 (FedPara), section 2.2, arXiv:2108.06098; the start is HF PEFT's
+"""
+
+from dataclasses import dataclass, field
+
+from ...engine.backend import np
+from ...engine.functional import linear
+from ...errors import check_whole
+from ...model.layers import Parameter, kaiming_uniform
+from ..base import Delta
+from ..targets import Targeted, check_rank, patterned, shape, weight
+
+
+@dataclass(frozen=True)
+class LoHa(Targeted):
+    """LoHa from factors of rank r on the named matrices."""
+
+    r: int = 8
+    alpha: float = 8.0
+    target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    layers_to_transform: tuple[int, ...] | int | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+
+    family = "lora"
+    peft_type = "LOHA"
+    mergeable = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, r=self.r)
+
+    def for_module(self, path, shape):
+        own = patterned(self, path, "alpha")
+        check_rank(path, own.r, shape)
+        return own
+
+    def parameters_per_matrix(self, n_out, n_in):
+        return 2 * self.r * (n_out + n_in)
+
+    def delta(self, layer, rng):
+        return LoHaDelta(layer, self, rng)
+
+
+class LoHaDelta(Delta):
+    """One change: f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x, (…, in) -> (…, out)."""
+
+    def __init__(self, layer, method, rng):
+        (n_out, n_in), r = shape(layer), method.r
+        self.hada_w1_a = Parameter(kaiming_uniform(rng, n_out, r))  # B₁
+        self.hada_w1_b = Parameter(kaiming_uniform(rng, r, n_in))  # A₁
+        self.hada_w2_a = Parameter(kaiming_uniform(rng, n_out, r))  # B₂
+        self.hada_w2_b = Parameter(np.zeros((r, n_in)))  # A₂
+        self.scaling = method.alpha / r
+
+    def change(self):
+        """ΔW, a Tensor (out, in)."""
+        one, two = self.hada_w1_a @ self.hada_w1_b, self.hada_w2_a @ self.hada_w2_b
+        return one * two * self.scaling
+
+    def __call__(self, f, x):
+        return f(x) + linear(x, self.change())
+
+    def merged(self, layer):
+        return {"weight": weight(layer).data + self.change().data}

@@ -1,0 +1,119 @@
+"""LoKr: the change of a weight as a Kronecker product of two small matrices.
+
+    f(x) + (α / r) (W₁ ⊗ W₂) x      W₁: (o₁, i₁) zero    W₂: (o₂, i₂)    out = o₁ o₂, in = i₁ i₂
+
+The factors are as near to a square as the sizes divide, o₁ ≤ o₂ and i₁ ≤ i₂, or o₁ and i₁ are
+`decompose_factor` where that divides. Where r < max(o₂, i₂) / 2, W₂ is itself a product
+(o₂, r) (r, i₂), and with `decompose_both` so may be W₁; else r is only a part of the scale.
+W₁ = 0, so attaching changes nothing; W₂ is U(±1/√columns). Trains o₁ i₁ + o₂ i₂ numbers a
+target, with r (o + i) in place of o i for a factor that is a product. Its rank is the product
+of the factors' ranks, so it can be full. Merges exactly. x is folded to (i₁, i₂) and multiplied
+from both sides: the (out, in) matrix is formed for merging only.
+
+Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and start are HF PEFT's
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from ...engine.backend import np, xp
+from ...engine.functional import linear
+from ...errors import check_whole
+from ...model.layers import Parameter, kaiming_uniform
+from ..base import Delta
+from ..targets import Targeted, patterned, shape, weight
+
+
+@dataclass(frozen=True)
+class LoKr(Targeted):
+    """LoKr on the named matrices, with factors of rank r where they are large."""
+
+    r: int = 8
+    alpha: float = 8.0
+    target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    decompose_both: bool = False
+    decompose_factor: int = -1  # o₁ and i₁, or the most that they are; -1: near a square
+    layers_to_transform: tuple[int, ...] | int | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+
+    family = "lora"
+    peft_type = "LOKR"
+    mergeable = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, r=self.r)
+        if self.decompose_factor != -1:
+            check_whole(1, decompose_factor=self.decompose_factor)
+
+    def for_module(self, path, shape):
+        return patterned(self, path, "alpha")
+
+    def sizes(self, n_out, n_in):
+        """[((o, i) of the factor, whether it is a product)] for W₁ and W₂."""
+        o, i = factors(n_out, self.decompose_factor), factors(n_in, self.decompose_factor)
+        one, two = zip(o, i, strict=True)
+        both = self.decompose_both
+        return [(one, both and self.r < max(one) / 2), (two, self.r < max(two) / 2)]
+
+    def parameters_per_matrix(self, n_out, n_in):
+        sizes = self.sizes(n_out, n_in)
+        return sum(self.r * (o + i) if thin else o * i for (o, i), thin in sizes)
+
+    def delta(self, layer, rng):
+        return LoKrDelta(layer, self, rng)
+
+
+class LoKrDelta(Delta):
+    """One change: f(x) + (α / r) (W₁ ⊗ W₂) x, (…, in) -> (…, out)."""
+
+    def __init__(self, layer, method, rng):
+        (one, one_is_thin), (two, two_is_thin) = method.sizes(*shape(layer))
+        r, self.scaling = method.r, method.alpha / method.r
+        if one_is_thin:
+            self.lokr_w1_a = Parameter(np.zeros((one[0], r)))
+            self.lokr_w1_b = Parameter(kaiming_uniform(rng, r, one[1]))
+        else:
+            self.lokr_w1 = Parameter(np.zeros(one))
+        if two_is_thin:
+            self.lokr_w2_a = Parameter(kaiming_uniform(rng, two[0], r))
+            self.lokr_w2_b = Parameter(kaiming_uniform(rng, r, two[1]))
+        else:
+            self.lokr_w2 = Parameter(kaiming_uniform(rng, *two))
+
+    def factors(self):
+        """W₁ (o₁, i₁) and W₂ (o₂, i₂)."""
+        w1 = self.lokr_w1 if hasattr(self, "lokr_w1") else self.lokr_w1_a @ self.lokr_w1_b
+        w2 = self.lokr_w2 if hasattr(self, "lokr_w2") else self.lokr_w2_a @ self.lokr_w2_b
+        return w1, w2
+
+    def __call__(self, f, x):
+        w1, w2 = self.factors()
+        folded = x.reshape(*x.shape[:-1], w1.shape[1], w2.shape[1])  # (…, i₁, i₂)
+        half = swapped(linear(folded, w2))  # (…, o₂, i₁)
+        y = swapped(linear(half, w1))  # (…, o₁, o₂)
+        return f(x) + y.reshape(*x.shape[:-1], -1) * self.scaling
+
+    def merged(self, layer):
+        w1, w2 = (w.data for w in self.factors())
+        return {"weight": weight(layer).data + self.scaling * xp.kron(w1, w2)}
+
+
+def factors(n, near):
+    """(small, large) with small · large = n; small is `near`, or as large as that and √n allow.
+
+    >>> factors(128, -1), factors(127, -1), factors(128, 4), factors(12, 5)
+    ((8, 16), (1, 127), (4, 32), (3, 4))
+    """
+    if near > 0 and n % near == 0:
+        return near, n // near
+    most = min(math.isqrt(n), near if near > 0 else n)
+    small = max(m for m in range(1, most + 1) if n % m == 0)
+    return small, n // small
+
+
+def swapped(x):
+    """The last two axes of x changed places."""
+    n = x.ndim
+    return x.transpose(*range(n - 2), n - 1, n - 2)

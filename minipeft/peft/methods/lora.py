@@ -1,0 +1,117 @@
+"""Low-rank adaptation: learn the change of a weight as a product of two thin matrices.
+
+    f(x) + (α / r) B A x            A: (r, in) random        B: (out, r) zero
+
+B = 0, so attaching changes nothing; A is random, so B has a gradient at once, and A from the
+second step. Trains r (in + out) numbers a target. Merges exactly: W + (α / r) B A. The change
+has rank ≤ r, and r = min(in, out) can reach any change. The bias is left alone. Merged, it
+costs nothing at inference; before that, two thin products.
+
+On the token table, "wte", A has a column for each token: f(t) + (α / r) B A[:, t], A zero and B
+from N(0, 1) as in HF PEFT. On a head that is tied to the table, the change is the head's alone:
+merging unties the two.
+
+Hu et al. 2021, section 4.1, arXiv:2106.09685. As in HF PEFT, A is drawn from U(±1/√in); the
+paper's is Gaussian.
+"""
+
+from dataclasses import dataclass, field
+
+from ...engine.backend import np, xp
+from ...engine.functional import embedding, linear
+from ...errors import check_whole
+from ...model.layers import Dropout, Embedding, Parameter, kaiming_uniform
+from ..base import Delta
+from ..targets import Targeted, check_rank, patterned, shape, weight
+
+
+@dataclass(frozen=True)
+class LoRA(Targeted):
+    """LoRA of rank r on the named matrices; lora_dropout acts on the input of A only.
+
+    rank_pattern and alpha_pattern give single modules another r or α, by a regular expression
+    for the end of their path: {"down_proj": 16}; of several that match the first counts, and
+    the module's scale is its own α / r, as in HF PEFT. layers_to_transform numbers the blocks.
+    """
+
+    r: int = 8
+    lora_alpha: float = 8.0
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    layers_to_transform: tuple[int, ...] | int | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
+    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+
+    family = "lora"
+    peft_type = "LORA"
+    hf_modules = ("lora_A", "lora_B")
+    mergeable = True
+    embeds = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, r=self.r)
+
+    @property
+    def scaling(self):
+        """What B A is multiplied by."""
+        return self.lora_alpha / self.r
+
+    def for_module(self, path, shape):
+        own = patterned(self, path, "lora_alpha")
+        check_rank(path, own.r, shape)
+        return own
+
+    def parameters_per_matrix(self, n_out, n_in):
+        return self.r * (n_out + n_in)
+
+    def delta(self, layer, rng):
+        kind = LoRAEmbeddingDelta if isinstance(layer, Embedding) else LoRADelta
+        return kind(layer, self, rng)
+
+
+class LoRADelta(Delta):
+    """One low-rank change: f(x) + (α / r) B A x, (…, in) -> (…, out)."""
+
+    def __init__(self, layer, method, rng):
+        n_out, n_in = shape(layer)
+        self.lora_A = Parameter(kaiming_uniform(rng, method.r, n_in))
+        self.lora_B = Parameter(np.zeros((n_out, method.r)))
+        self.dropout = Dropout(method.lora_dropout)
+        self.scaling = method.scaling
+
+    def __call__(self, f, x):
+        thin = linear(self.dropout(x), self.lora_A) * self.scaling  # (…, r)
+        return f(x) + linear(thin, self.lora_B)
+
+    def change(self):
+        """ΔW = (α / r) B A, an array (out, in)."""
+        return self.scaling * (self.lora_B.data @ self.lora_A.data)
+
+    def merged(self, layer):
+        return {"weight": weight(layer).data + self.change()}
+
+
+class LoRAEmbeddingDelta(Delta):
+    """One low-rank change of the token table: f(t) + (α / r) B A[:, t], (B, T) -> (B, T, D)."""
+
+    def __init__(self, layer, method, rng):
+        n_out, n_in = shape(layer)
+        self.lora_embedding_A = Parameter(np.zeros((method.r, n_in)))
+        self.lora_embedding_B = Parameter(rng.standard_normal((n_out, method.r)))
+        self.scaling = method.scaling
+
+    def __call__(self, f, ids):
+        thin = embedding(self.lora_embedding_A.transpose(1, 0), ids) * self.scaling
+        return f(ids) + linear(thin, self.lora_embedding_B)
+
+    def merged(self, layer):
+        change = self.scaling * (self.lora_embedding_B.data @ self.lora_embedding_A.data)
+        return {"weight": layer.weight.data + change.T}
+
+
+def leading(matrix, rank):
+    """The best approximation b a of a matrix by so low a rank, b = U √S and a = √S Vᵀ."""
+    u, s, vt = xp.linalg.svd(matrix, full_matrices=False)
+    root = xp.sqrt(s[:rank])
+    return u[:, :rank] * root, root[:, None] * vt[:rank]

@@ -1,0 +1,66 @@
+"""Parallel adapters: the small network beside a sub-layer, reading the input that it reads.
+
+    f(x) + s · (U φ(D x + b₁) + b₂)        D: (m, width) random    U: (width, m) zero
+
+U = b₁ = b₂ = 0, so attaching changes nothing. Trains 2 m width + m + width numbers a place.
+Beside the MLP (the default) it widens the MLP by m units, beside attention it is a second head.
+With φ the identity it is LoRA on the whole sub-layer; otherwise it cannot be merged. It reads
+what the sub-layer reads, here the normed stream; AdapterHub's reads the stream before its norm.
+
+He et al. 2022, sections 4.3 to 4.6, arXiv:2110.04366; s = 4 and m = 512 at width 1024 in MAM,
+which is a short prefix and one of these at once: `use(model, ["prefix", "parallel"])`.
+"""
+
+from dataclasses import dataclass
+
+from ...errors import check_whole, unknown
+from ..base import Method
+from ..targets import matching, sites
+from .bottleneck import NONLINEAR, BottleneckDelta
+
+
+@dataclass(frozen=True)
+class Parallel(Method):
+    """Parallel adapters of width m, scaled, beside the sub-layers "mlp", "attn" or both."""
+
+    m: int = 16
+    scale: float = 4.0
+    nonlinearity: str = "relu"  # or "gelu", "silu", "identity"
+    target_modules: tuple[str, ...] | str = ("mlp",)
+
+    family = "adapter"
+    peft_type = "PARALLEL"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, m=self.m)
+        if self.nonlinearity not in NONLINEAR:
+            raise ValueError(unknown("nonlinearity", self.nonlinearity, NONLINEAR))
+        if self.scale == 0:
+            raise ValueError("scale = 0 leaves nothing to train; give another number")
+        if isinstance(self.target_modules, str):
+            object.__setattr__(self, "target_modules", (self.target_modules,))
+        for name in self.target_modules:
+            if name.split(".")[-1] not in ("attn", "mlp"):
+                raise ValueError(unknown("sub-layer", name, ("attn", "mlp")))
+
+    def count(self, config):
+        names = ("attn", "mlp")
+        places = {f"blocks.{i}.{name}": None for i in range(config.layers) for name in names}
+        each = 2 * self.m * config.width + self.m + config.width
+        return len(matching(places, self.target_modules)) * each
+
+    def make_deltas(self, model, rng):
+        places = matching(sites(model), self.target_modules)
+        return {path: ParallelDelta(model.start.width, self, rng) for path in places}
+
+
+class ParallelDelta(BottleneckDelta):
+    """One adapter beside a sub-layer: f(x) + s · (U φ(D x + b₁) + b₂)."""
+
+    def __init__(self, width, method, rng):
+        super().__init__(width, method, rng)
+        self.scale = method.scale
+
+    def __call__(self, f, x, *memory):
+        return f(x, *memory) + self.change(x) * self.scale

@@ -1,0 +1,99 @@
+"""Prefix tuning: trainable keys and values that every layer's attention may look back at.
+
+    attention(q, [P_k ; k], [P_v ; v])          P: (n, 2 · layers · G · K) random
+
+In other words a trainable start of the KV cache: real tokens begin at position n, and prefix
+keys are used as stored, not rotated, both as in HF PEFT. Trains 2 n layers G K numbers (G key
+heads of width K). Attaching changes the output, as there is no neutral prefix. No weight
+computes the same, so it cannot be merged, and every sequence is n slots longer.
+
+With `prefix_projection` a network makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂, E: (n, G K),
+which trains more evenly: n G K + (G K + 1) h + (h + 1) 2 layers G K numbers for h hidden units.
+Only P is saved, so the network is gone after loading.
+
+Li & Liang 2021, section 4, arXiv:2101.00190
+Without the network it is P-tuning v2: Liu et al. 2021, arXiv:2110.07602
+"""
+
+from dataclasses import dataclass, replace
+
+from ...engine.functional import linear
+from ...engine.ops import broadcast, tanh
+from ...engine.tensor import no_grad
+from ...errors import check_whole
+from ...model.layers import Parameter, kaiming_uniform
+from ..base import Delta, Method
+from ..targets import room_for
+
+
+@dataclass(frozen=True)
+class Prefix(Method):
+    """Prefix tuning; `prefix_projection` is the network, `encoder_hidden_size` wide inside."""
+
+    num_virtual_tokens: int = 8
+    prefix_projection: bool = False
+    encoder_hidden_size: int = 64
+    init_std: float = 1.0
+
+    family = "prompt"
+    peft_type = "PREFIX_TUNING"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(
+            1,
+            num_virtual_tokens=self.num_virtual_tokens,
+            encoder_hidden_size=self.encoder_hidden_size,
+        )
+
+    def count(self, config):
+        n, hidden = self.num_virtual_tokens, self.encoder_hidden_size
+        kv = config.kv_heads * config.head_width
+        width = 2 * config.layers * kv  # of a row of P
+        if not self.prefix_projection:
+            return n * width
+        return n * kv + (kv + 1) * hidden + (hidden + 1) * width
+
+    def make_deltas(self, model, rng):
+        room_for(self.num_virtual_tokens, model.config.context)
+        return {"start": PrefixDelta(model.start, self, rng)}
+
+    def export_form(self):
+        return replace(self, prefix_projection=False)
+
+
+PTuningV2 = Prefix  # Liu et al.'s "deep prompt tuning" is a prefix, by default without network
+
+
+class PrefixDelta(Delta):
+    """The prefix of all layers, put in front of what the cache holds."""
+
+    def __init__(self, start, method, rng):
+        n, kv = method.num_virtual_tokens, start.kv_heads * start.head_width
+        width, hidden = 2 * start.layers * kv, method.encoder_hidden_size
+        self.shape = (n, 2 * start.layers, start.kv_heads, start.head_width)
+        if method.prefix_projection:
+            self.embedding = Parameter(method.init_std * rng.standard_normal((n, kv)))
+            self.w_1 = Parameter(kaiming_uniform(rng, hidden, kv))
+            self.b_1 = Parameter(kaiming_uniform(rng, hidden, kv)[:, 0])
+            self.w_2 = Parameter(kaiming_uniform(rng, width, hidden))
+            self.b_2 = Parameter(kaiming_uniform(rng, width, hidden)[:, 0])
+        else:
+            vectors = method.init_std * rng.standard_normal((n, width))
+            self.prompt_embeddings = Parameter(vectors)
+
+    def prefix(self):
+        """P (n, 2 · layers · G · K): pairs of key and value, layer after layer."""
+        if hasattr(self, "prompt_embeddings"):
+            return self.prompt_embeddings
+        return linear(tanh(linear(self.embedding, self.w_1, self.b_1)), self.w_2, self.b_2)
+
+    def __call__(self, f, x, attention_mask):
+        x, attention_mask, cache = f(x, attention_mask)
+        slots = self.prefix().reshape(*self.shape).transpose(1, 2, 0, 3)  # (2 layers, G, n, K)
+        slots = [broadcast(slots[i], (len(x), *slots.shape[1:])) for i in range(len(slots))]
+        return x, attention_mask, cache.behind(slots[::2], slots[1::2])
+
+    def saved(self):
+        with no_grad():
+            return {"prompt_embeddings": self.prefix().data}

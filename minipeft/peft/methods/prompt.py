@@ -1,0 +1,71 @@
+"""Prompt tuning: trainable vectors in front of the token embeddings.
+
+    [P ; f(ids)]          P: (n, width), U(±½) or the embeddings of `init_ids`, repeated to n
+
+They are read like tokens: they take positions 0 … n − 1, and their logits are dropped. Trains
+n width numbers, whatever the depth, yet every sequence is n tokens longer in every layer.
+Attaching changes the output. No weight computes the same, so it cannot be merged.
+
+Lester et al. 2021, section 2, arXiv:2104.08691
+"""
+
+from dataclasses import dataclass
+
+from ...engine.backend import np, xp
+from ...engine.ops import broadcast, concat
+from ...errors import check_whole
+from ...model.layers import Parameter
+from ..base import Delta, Method
+from ..targets import room_for
+
+
+@dataclass(frozen=True)
+class Prompt(Method):
+    """Prompt tuning with a number of virtual tokens, at random or from given tokens."""
+
+    num_virtual_tokens: int = 8
+    init_ids: tuple[int, ...] | None = None  # tokens whose embeddings to start from
+
+    family = "prompt"
+    peft_type = "PROMPT_TUNING"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(1, num_virtual_tokens=self.num_virtual_tokens)
+
+    def count(self, config):
+        return self.num_virtual_tokens * config.width
+
+    def make_deltas(self, model, rng):
+        n, table = self.num_virtual_tokens, model.wte.weight.data
+        room_for(n, model.config.context)
+        if self.init_ids is None:
+            return {"start": PromptDelta(rng.uniform(-0.5, 0.5, (n, table.shape[1])))}
+        ids = np.resize(np.asarray(self.init_ids, dtype=int), n)
+        if not len(self.init_ids) or ids.min() < 0 or ids.max() >= len(table):
+            raise ValueError(
+                f"init_ids must be tokens of the vocabulary (0 … {len(table) - 1}), "
+                f"got {self.init_ids}"
+            )
+        return {"start": PromptDelta(table[xp.asarray(ids)])}
+
+
+class PromptDelta(Delta):
+    """The virtual tokens, put in front of the embeddings of every row."""
+
+    def __init__(self, vectors):
+        self.prompt_embeddings = Parameter(vectors)
+
+    def prompt(self):
+        """P (n, width)."""
+        return self.prompt_embeddings
+
+    def __call__(self, f, x, attention_mask):
+        x, attention_mask, cache = f(x, attention_mask)
+        prompt = self.prompt()
+        n, width = prompt.shape
+        x = concat([broadcast(prompt, (len(x), n, width)), x], axis=1)
+        if attention_mask is not None:
+            virtual = np.ones((len(attention_mask), n), bool)
+            attention_mask = np.concatenate([virtual, attention_mask], axis=1)
+        return x, attention_mask, cache

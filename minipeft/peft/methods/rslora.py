@@ -1,0 +1,26 @@
+"""Rank-stabilised LoRA: LoRA divided by √r instead of r, so that a high rank learns as fast.
+
+    f(x) + (α / √r) B A x           A: (r, in) random        B: (out, r) zero
+
+With α / r the change of the output shrinks as 1/√r while r grows, and a high rank learns no
+more than a low one; α / √r keeps its size. The same as LoRA with α √r. Trains r (in + out)
+numbers a target; start, merging and what it can reach are LoRA's.
+
+Kalajdzievski 2023, section 3, arXiv:2312.03732
+"""
+
+import math
+from dataclasses import dataclass
+
+from .lora import LoRA
+
+
+@dataclass(frozen=True)
+class RSLoRA(LoRA):
+    """LoRA scaled by α / √r."""
+
+    hf_flag = "use_rslora"
+
+    @property
+    def scaling(self):
+        return self.lora_alpha / math.sqrt(self.r)
