@@ -152,7 +152,7 @@ KEEPING = [
         "for name, a in [pair for pair in state.items() if pair[0][1] != '/']:\n"
         "            a[...]", 8, LORA),
     Bug("resume: counts the steps anew", "train.fit",
-        "self.optimizer.steps, self.history = steps, history", "self.history = history",
+        "optimizer.steps = steps", "pass",
         8, LORA),
     Bug("rows of a batch: chosen and others mixed up", "model.layers",
         "where(chosen, with_delta, without)", "where(chosen, without, with_delta)", 15, LORA),
@@ -202,11 +202,11 @@ MODEL_AND_TRAINING = [
     Bug("loss: counts padding", "engine.functional",
         "labels, a = np.asarray(labels).reshape(-1), value(logits)",
         "labels, a = np.maximum(np.asarray(labels).reshape(-1), 0), value(logits)", 11, LORA),
-    Bug("AdamW: bias decayed", "train.optimizer",
+    Bug("AdamW: bias decayed", "engine.optimizer",
         "if p.ndim > 1 else", "if True else", 16, HOUSLBY),
-    Bug("AdamW: no bias correction", "train.optimizer",
+    Bug("AdamW: no bias correction", "engine.optimizer",
         "rate = lr / (1.0 - b1**self.steps)", "rate = lr", 16, LORA),
-    Bug("AdamW: decay not at the parameter's own rate", "train.optimizer",
+    Bug("AdamW: decay not at the parameter's own rate", "engine.optimizer",
         "1.0 - lr * p.rate * self.weight_decay", "1.0 - lr * self.weight_decay",
         16, mp.LoRAPlus(r=2)),
 ]  # fmt: skip

@@ -13,12 +13,12 @@ import minipeft as mp
 from counted import counted, counting
 from minipeft.__main__ import main
 from minipeft.engine.backend import np
+from minipeft.engine.optimizer import AdamW
 from minipeft.lab import presets
 from minipeft.lab.saved_tensors import buffers, tape_arrays
 from minipeft.model.gradient_checkpointing import recomputing
 from minipeft.model.layers import RowRNG
 from minipeft.train.batch_gradient import batch_gradient, chunked_loss
-from minipeft.train.optimizer import AdamW
 from strategies import batch, configs, model
 from test_laws import cases
 

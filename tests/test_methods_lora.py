@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.optimizer import AdamW
 from minipeft.engine.tensor import no_grad
 from minipeft.io.checkpoint import method_of
 from minipeft.model.layers import Linear
@@ -19,7 +20,6 @@ from minipeft.peft.methods.lokr import factors
 from minipeft.peft.methods.lora import leading
 from minipeft.train.batch_gradient import batch_gradient
 from minipeft.train.fit import Run, Settings
-from minipeft.train.optimizer import AdamW
 from strategies import batch, configs, model
 from test_methods_adapters import arrays, shake
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from minipeft.model.layers import Parameter
-from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 
 rates = st.floats(1e-4, 1.0)
 

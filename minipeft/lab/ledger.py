@@ -42,7 +42,6 @@ from .account import Ledger, by_layer
 from .command_line import chosen_method, method_arguments
 from .costs import in_outline
 from .count import chosen_model, model_arguments
-from .formulas import brief
 from .sketch import Draws, outlines, sketch
 from .standing import OWN, POLICIES, nbytes, standing
 from .tally import tally, whole_batch
@@ -129,7 +128,10 @@ def label(drawn):
     if not any(trains):
         return "nothing trains"
     share = "all" if all(trains) else "part"
-    return " and ".join(map(brief, methods(drawn))) or f"the bare base, {share} of which trains"
+    return (
+        " and ".join(method.brief() for method in methods(drawn))
+        or f"the bare base, {share} of which trains"
+    )
 
 
 def largest_block(drawn, rows, seq, each):

@@ -1,11 +1,13 @@
-"""Which modules a method is put on, by name, and what its hyper-parameters may be."""
+"""Which modules or parameters of a model a method changes, chosen by their names."""
 
+import math
 import re
 from dataclasses import replace
 
-from ..errors import check_whole, unknown
+from ..errors import unknown
 from ..model.layers import Embedding, Linear, Site, TiedHead
-from .base import Method
+from .base import Method, base_parameters
+from .formula import SYMBOL, Term, evaluate, terms_of_shapes
 
 TABLES = ("wte", "lm_head")  # which 'all-linear' leaves out, as HF PEFT does
 
@@ -19,10 +21,12 @@ class Targeted(Method):
 
     layers_to_transform = None
     embeds = False  # whether it can change the token table
+    per_matrix = ""  # equation of the count on one matrix, "r (in + out)", if it has one
+    place = "matrices"
+    mergeable = True
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, **getattr(self, "rank_pattern", {}))
         for option in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(self, option, {}):
                 try:
@@ -42,29 +46,71 @@ class Targeted(Method):
         return found
 
     def for_module(self, path, shape):
-        """The method as it is at one module; ValueError if its (out, in) is too small."""
+        """The method with the options of one module; ValueError if its matrix is too small."""
         return self
 
+    def formula(self, n_out, n_in):
+        """(equation of what trains on one matrix (out, in), {symbol: value})."""
+        if not self.per_matrix:
+            return "each", {"each": self.parameters_per_matrix(n_out, n_in)}
+        return self.per_matrix, {"out": n_out, "in": n_in, "r": getattr(self, "r", 0)}
+
     def parameters_per_matrix(self, n_out, n_in):
-        """How many numbers it trains on one matrix (out, in)."""
-        raise NotImplementedError
+        """How many parameters it trains on one matrix (out, in)."""
+        return evaluate(*self.formula(n_out, n_in))
 
     def delta(self, layer, rng):
         """The change of one layer."""
         raise NotImplementedError
 
-    def count(self, config):
-        targets = self.targets(config.matrices)
-        return sum(
-            self.for_module(path, shape).parameters_per_matrix(*shape)
-            for path, shape in targets.items()
-        )
+    def terms(self, config):
+        groups = {}  # {(equation, values of its symbols): paths}
+        for path, shape in self.targets(config.matrices).items():
+            equation, values = self.for_module(path, shape).formula(*shape)
+            used = {name: values[name] for name in SYMBOL.findall(equation)}
+            groups.setdefault((equation, tuple(used.items())), []).append(path)
+        return [Term(grid(paths), text, dict(used)) for (text, used), paths in groups.items()]
 
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
-        return {
-            path: self.for_module(path, shape(m)).delta(m, rng) for path, m in targets.items()
-        }
+        methods = {path: self.for_module(path, shape(m)) for path, m in targets.items()}
+        return {path: methods[path].delta(m, rng) for path, m in targets.items()}
+
+
+class Selective(Method):
+    """A method that trains private copies of those base parameters that `chooses` picks."""
+
+    family = "selective"
+    mergeable = True
+
+    def chooses(self, path, layers):
+        """Whether a parameter trains, given its path and the model's number of layers."""
+        raise NotImplementedError
+
+    def chosen(self, config):
+        """{path: shape} of what trains in a model of this Config."""
+        shapes, layers = config.parameters, config.layers
+        return {path: shapes[path] for path in shapes if self.chooses(path, layers)}
+
+    def terms(self, config):
+        return terms_of_shapes(list(self.chosen(config).values()))
+
+    def count_new(self, config):
+        new = [s for path, s in self.chosen(config).items() if path not in config.parameters]
+        return sum(map(math.prod, new))
+
+    def base_parameters_to_copy(self, model):
+        layers = len(model.blocks)
+        return {path: p for path, p in base_parameters(model) if self.chooses(path, layers)}
+
+
+def grid(paths):
+    """How often a Term stands for these paths, by layers and targets where that is even."""
+    blocks = {number[1] for path in paths if (number := re.search(r"\.(\d+)\.", path))}
+    kinds = {re.sub(r"\.\d+\.", ".*.", path) for path in paths}
+    if blocks and len(blocks) * len(kinds) == len(paths):
+        return {"layer": len(blocks), "target": len(kinds)}
+    return {"target": len(paths)}
 
 
 def linears(model):

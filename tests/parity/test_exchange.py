@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import minipeft as mp
 from minipeft.engine.tensor import no_grad
-from minipeft.io.hf_config import EXCHANGED
+from minipeft.io.hf_adapters import EXCHANGED
 from strategies import batch, model
 
 HERE_ONLY = ("llama-adapter, last layer, per head",)  # HF PEFT itself has one gate a layer

@@ -14,7 +14,7 @@ from ...peft.methods import LoRA
 from ...peft.methods.lora import LoRADelta
 from ...text.words import Task
 from ...train.fit import evaluate, fit
-from ...train.optimizer import AdamW
+from ...engine.optimizer import AdamW
 from ..plots import canvas, style, tidy
 
 WIDTH, PLANTED, STEPS = 32, 8, 2000

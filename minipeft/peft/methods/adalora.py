@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from ...engine.backend import np, numbers, xp
 from ...engine.functional import linear
 from ...engine.ops import square
-from ...errors import check_whole
 from ...model.layers import Dropout, Parameter
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, check_rank, shape, weight
 
@@ -38,47 +38,54 @@ from ..targets import Targeted, check_rank, shape, weight
 class AdaLoRA(Targeted):
     """AdaLoRA on the named matrices: from init_r ranks each to target_r in the mean."""
 
-    init_r: int = 12
-    target_r: int = 8
+    init_r: int = option(12, at_least=1)
+    target_r: int = option(8, at_least=1)
     lora_alpha: float = 8.0
-    lora_dropout: float = 0.0
+    lora_dropout: float = option(0.0, at_least=0, below=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
-    tinit: int = 0  # updates before the budget shrinks
-    tfinal: int = 0  # updates after it has shrunk
-    deltaT: int = 1
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orth_reg_weight: float = 0.5  # γ
+    tinit: int = option(0, at_least=0)  # updates before the budget shrinks
+    tfinal: int = option(0, at_least=0)  # updates after it has shrunk
+    deltaT: int = option(1, at_least=1)
+    beta1: float = option(0.85, at_least=0, below=1)
+    beta2: float = option(0.85, at_least=0, below=1)
+    orth_reg_weight: float = option(0.5, at_least=0)  # γ
     layers_to_transform: tuple[int, ...] | int | None = None
 
+    name = "adalora"
     family = "lora"
+    paper = "Zhang et al. 2023, arXiv:2303.10512"
+    equation = "f(x) + (α / r) P Λ Q x"
+    per_matrix = "r (in + out) + r"
+    learning_rate = 0.1
     peft_type = "ADALORA"
-    mergeable = True
+    hf_config = "AdaLoraConfig"
+    hf_prefix = "lora_"
+    hf_lacks = ("layers_to_transform",)
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, init_r=self.init_r, target_r=self.target_r, deltaT=self.deltaT)
         if self.target_r > self.init_r:
             raise ValueError(f"target_r = {self.target_r} is more than init_r = {self.init_r}")
-        for name in ("tinit", "tfinal"):
-            number = getattr(self, name)
-            if number < 0:
-                raise ValueError(f"{name} is a number of updates ≥ 0, got {number!r}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} lies in [0, 1), got {getattr(self, name)!r}")
-        if self.orth_reg_weight < 0:
-            raise ValueError(f"orth_reg_weight is ≥ 0, got {self.orth_reg_weight!r}")
 
     def for_module(self, path, shape):
         check_rank(path, self.init_r, shape)
         return self
 
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.init_r * (n_out + n_in) + self.init_r
+    def formula(self, n_out, n_in):
+        return self.per_matrix, {"out": n_out, "in": n_in, "r": self.init_r}
 
     def delta(self, layer, rng):
         return AdaLoRADelta(layer, self, rng)
+
+    def to_hf(self, values, adapter):
+        return values | {"total_step": self.tinit + self.tfinal + 1}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        return {option: v for option, v in values.items() if option != "r"}  # unused, of LoRA
+
+    def hf_factor(self, name):
+        return 1.0 + 1e-5 / self.init_r if name == "lora_E" else 1.0
 
     def budget(self, step, steps, n):
         """b(t), the number of triplets that n targets have after update `step` of `steps`."""

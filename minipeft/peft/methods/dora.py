@@ -26,11 +26,13 @@ from .lora import LoRA, LoRADelta
 class DoRA(LoRA):
     """LoRA on the direction of each row, and its length m."""
 
+    name = "dora"
+    paper = "Liu et al. 2024, arXiv:2402.09353"
+    equation = "m / ‖V‖ ∘ V x + b"
+    per_matrix = "r (in + out) + out"
+    learning_rate = 0.003
     hf_flag = "use_dora"
     embeds = False
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.r * (n_out + n_in) + n_out
 
     def delta(self, layer, rng):
         return DoRADelta(layer, self, rng)

@@ -11,18 +11,26 @@ copies.
 from dataclasses import dataclass
 
 from ..base import Method, base_parameters
+from ..formula import terms_of_shapes
 
 
 @dataclass(frozen=True)
 class Full(Method):
     """Full fine-tuning, which has no hyper-parameters."""
 
+    name = "full"
     family = "full"
-    peft_type = "FULL"
+    equation = "W ← W + ΔW"
+    place = "every parameter"
     mergeable = True
+    learning_rate = 0.001
+    peft_type = "FULL"
 
-    def count(self, config):
-        return config.size
+    def terms(self, config):
+        return terms_of_shapes(list(config.parameters.values()))
+
+    def count_new(self, config):
+        return 0
 
     def base_parameters_to_copy(self, model):
         return dict(base_parameters(model))

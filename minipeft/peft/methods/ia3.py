@@ -28,9 +28,14 @@ class IA3(Targeted):
     target_modules: tuple[str, ...] | str = ("k_proj", "v_proj", "down_proj")
     feedforward_modules: tuple[str, ...] | str = ("down_proj",)
 
+    name = "ia3"
     family = "lora"
+    paper = "Liu et al. 2022, arXiv:2205.05638"
+    equation = "l ∘ f(x)"
+    learning_rate = 0.1
     peft_type = "IA3"
-    mergeable = True
+    hf_config = "IA3Config"
+    hf_prefix = "ia3_"
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,8 +52,17 @@ class IA3(Targeted):
         inside = any(matches([path], name) for name in self.feedforward_modules)
         return replace(self, target_modules=path, feedforward_modules=path if inside else ())
 
-    def parameters_per_matrix(self, n_out, n_in):
-        return n_in if self.feedforward_modules else n_out
+    def formula(self, n_out, n_in):
+        return "in" if self.feedforward_modules else "out", {"out": n_out, "in": n_in}
+
+    def to_hf(self, values, adapter):
+        inside = [p for p, delta in adapter.deltas.items() if isinstance(delta, IA3InputDelta)]
+        return values | {"feedforward_modules": inside}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        inside = tuple(path for path, shape in targets.items() if shape[0] == 1)
+        return values | {"feedforward_modules": inside}
 
     def delta(self, layer, rng):
         return (IA3InputDelta if self.feedforward_modules else IA3Delta)(layer)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from ...engine.backend import np
 from ...engine.functional import attention
 from ...engine.ops import broadcast
-from ...errors import check_whole
 from ...model.layers import Parameter
+from ...options import option
 from ..base import Delta, Method
+from ..formula import Term
 from ..targets import matching, sites
 
 
@@ -28,18 +29,20 @@ from ..targets import matching, sites
 class LlamaAdapter(Method):
     """A zero-gated prefix of adapter_len vectors in the last adapter_layers (default: all)."""
 
-    adapter_len: int = 10
-    adapter_layers: int | None = None
+    adapter_len: int = option(10, at_least=1)
+    adapter_layers: int | None = option(None, at_least=1)
     per_head: bool = True  # a gate for each head; otherwise one for the layer
 
+    name = "llama-adapter"
     family = "prompt"
+    paper = "Zhang et al. 2023, arXiv:2303.16199"
+    equation = "softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)"
+    place = "attention, beside its softmax"
+    learning_rate = 0.3
     peft_type = "ADAPTION_PROMPT"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, adapter_len=self.adapter_len)
-        if self.adapter_layers is not None:
-            check_whole(1, adapter_layers=self.adapter_layers)
+    hf_config = "AdaptionPromptConfig"
+    hf_lacks = ("per_head",)
+    hf_on_gpt2 = False
 
     def layers(self, there):
         """Which of the model's layers have a prefix: the last ones."""
@@ -48,9 +51,21 @@ class LlamaAdapter(Method):
             raise ValueError(f"adapter_layers = {wanted}, but the model has {there}; use fewer")
         return range(there - wanted, there)
 
-    def count(self, config):
-        gates = config.heads if self.per_head else 1
-        return len(self.layers(config.layers)) * (self.adapter_len * config.width + gates)
+    def terms(self, config):
+        values = {"n": self.adapter_len, "width": config.width}
+        values["gates"] = config.heads if self.per_head else 1
+        return [Term({"layer": len(self.layers(config.layers))}, "n width + gates", values)]
+
+    def to_hf(self, values, adapter):
+        if self.per_head:
+            raise ValueError(
+                f"HF PEFT has one gate a layer, and {self} one a head; save_adapter can save it"
+            )
+        return values | {"adapter_layers": len(adapter.deltas)}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        return values | {"per_head": False}
 
     def make_deltas(self, model, rng):
         attentions = matching(sites(model), ("attn",))

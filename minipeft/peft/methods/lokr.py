@@ -14,12 +14,13 @@ Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and start are 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...engine.backend import np, xp
 from ...engine.functional import linear
 from ...errors import check_whole
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, patterned, shape, weight
 
@@ -28,22 +29,28 @@ from ..targets import Targeted, patterned, shape, weight
 class LoKr(Targeted):
     """LoKr on the named matrices, with factors of rank r where they are large."""
 
-    r: int = 8
+    r: int = option(8, at_least=1)
     alpha: float = 8.0
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     decompose_both: bool = False
     decompose_factor: int = -1  # o₁ and i₁, or the most that they are; -1: near a square
     layers_to_transform: tuple[int, ...] | int | None = None
-    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
-    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+    rank_pattern: dict[str, int] = option(default_factory=dict, hash=False, at_least=1)
+    alpha_pattern: dict[str, float] = option(default_factory=dict, hash=False)
 
+    name = "lokr"
     family = "lora"
+    paper = "Yeh et al. 2023, arXiv:2309.14859"
+    equation = "f(x) + (α / r) (W₁ ⊗ W₂) x"
+    learning_rate = 0.1
     peft_type = "LOKR"
-    mergeable = True
+    hf_config = "LoKrConfig"
+    hf_prefix = "lokr_"
+    hf_lacks = ("layers_to_transform",)
+    hf_on_gpt2 = False
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, r=self.r)
         if self.decompose_factor != -1:
             check_whole(1, decompose_factor=self.decompose_factor)
 
@@ -57,9 +64,12 @@ class LoKr(Targeted):
         both = self.decompose_both
         return [(one, both and self.r < max(one) / 2), (two, self.r < max(two) / 2)]
 
-    def parameters_per_matrix(self, n_out, n_in):
-        sizes = self.sizes(n_out, n_in)
-        return sum(self.r * (o + i) if thin else o * i for (o, i), thin in sizes)
+    def formula(self, n_out, n_in):
+        parts, values = [], {"r": self.r}
+        for k, ((o, i), thin) in zip("₁₂", self.sizes(n_out, n_in), strict=True):
+            parts.append(f"r (o{k} + i{k})" if thin else f"o{k} i{k}")
+            values |= {f"o{k}": o, f"i{k}": i}
+        return " + ".join(parts), values
 
     def delta(self, layer, rng):
         return LoKrDelta(layer, self, rng)

@@ -15,12 +15,12 @@ Hu et al. 2021, section 4.1, arXiv:2106.09685. As in HF PEFT, A is drawn from U(
 paper's is Gaussian.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...engine.backend import np, xp
 from ...engine.functional import embedding, linear
-from ...errors import check_whole
 from ...model.layers import Dropout, Embedding, Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, check_rank, patterned, shape, weight
 
@@ -34,23 +34,26 @@ class LoRA(Targeted):
     the module's scale is its own α / r, as in HF PEFT. layers_to_transform numbers the blocks.
     """
 
-    r: int = 8
+    r: int = option(8, at_least=1)
     lora_alpha: float = 8.0
-    lora_dropout: float = 0.0
+    lora_dropout: float = option(0.0, at_least=0, below=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     layers_to_transform: tuple[int, ...] | int | None = None
-    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
-    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+    rank_pattern: dict[str, int] = option(default_factory=dict, hash=False, at_least=1)
+    alpha_pattern: dict[str, float] = option(default_factory=dict, hash=False)
 
+    name = "lora"
     family = "lora"
-    peft_type = "LORA"
-    hf_modules = ("lora_A", "lora_B")
-    mergeable = True
+    paper = "Hu et al. 2021, arXiv:2106.09685"
+    equation = "f(x) + (α / r) B A x"
+    per_matrix = "r (in + out)"
+    learning_rate = 0.01
     embeds = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, r=self.r)
+    peft_type = "LORA"
+    hf_config = "LoraConfig"
+    hf_prefix = "lora_"
+    hf_weights = ("lora_A", "lora_B")
+    hf_lacks = ("layers_to_transform",)
 
     @property
     def scaling(self):
@@ -61,9 +64,6 @@ class LoRA(Targeted):
         own = patterned(self, path, "lora_alpha")
         check_rank(path, own.r, shape)
         return own
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.r * (n_out + n_in)
 
     def delta(self, layer, rng):
         kind = LoRAEmbeddingDelta if isinstance(layer, Embedding) else LoRADelta

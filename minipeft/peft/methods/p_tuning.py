@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from ...engine.functional import linear
 from ...engine.ops import relu
 from ...engine.tensor import no_grad
-from ...errors import check_whole
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Method
+from ..formula import Term
 from ..targets import room_for
 from .prompt import Prompt, PromptDelta
 
@@ -28,25 +29,26 @@ from .prompt import Prompt, PromptDelta
 class PTuning(Method):
     """P-tuning by an MLP, encoder_hidden_size wide inside (default: as wide as the model)."""
 
-    num_virtual_tokens: int = 8
-    encoder_hidden_size: int | None = None
+    num_virtual_tokens: int = option(8, at_least=1)
+    encoder_hidden_size: int | None = option(None, at_least=1)
 
+    name = "p-tuning"
     family = "prompt"
+    paper = "Liu et al. 2021, arXiv:2103.10385"
+    equation = "[P ; f(ids)]"
+    place = "in front of the embeddings"
+    learning_rate = 0.03
     peft_type = "P_TUNING"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, num_virtual_tokens=self.num_virtual_tokens)
-        if self.encoder_hidden_size is not None:
-            check_whole(1, encoder_hidden_size=self.encoder_hidden_size)
+    hf_config = "PromptEncoderConfig"
 
     def hidden(self, width):
         """h, the width inside the network."""
         return width if self.encoder_hidden_size is None else self.encoder_hidden_size
 
-    def count(self, config):
+    def terms(self, config):
         d, h = config.width, self.hidden(config.width)
-        return self.num_virtual_tokens * d + (d * h + h) + (h * h + h) + (h * d + d)
+        values = {"n": self.num_virtual_tokens, "d": d, "h": h}
+        return [Term({}, "n d + (d h + h) + (h h + h) + (h d + d)", values)]
 
     def make_deltas(self, model, rng):
         room_for(self.num_virtual_tokens, model.config.context)

@@ -27,6 +27,10 @@ from .lora import LoRA, LoRADelta, leading
 class PiSSA(LoRA):
     """LoRA started from the weight's own principal part."""
 
+    name = "pissa"
+    paper = "Meng et al. 2024, arXiv:2404.02948"
+    equation = "W x − s B₀ A₀ x + s B A x"
+    learning_rate = 0.01
     embeds = False
 
     def __post_init__(self):

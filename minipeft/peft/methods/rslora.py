@@ -19,6 +19,10 @@ from .lora import LoRA
 class RSLoRA(LoRA):
     """LoRA scaled by α / √r."""
 
+    name = "rslora"
+    learning_rate = 0.01
+    paper = "Kalajdzievski 2023, arXiv:2312.03732"
+    equation = "f(x) + (α / √r) B A x"
     hf_flag = "use_rslora"
 
     @property

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from ...engine.backend import array, np
 from ...engine.functional import linear
-from ...errors import check_whole
 from ...model.layers import Dropout, Parameter
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, matrices, shape, weight
 
@@ -28,25 +28,23 @@ from ..targets import Targeted, matrices, shape, weight
 class VeRA(Targeted):
     """VeRA of rank r on the named matrices; d starts at d_initial."""
 
-    r: int = 256
+    r: int = option(256, at_least=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
-    vera_dropout: float = 0.0
+    vera_dropout: float = option(0.0, at_least=0, below=1)
     d_initial: float = 0.1
-    projection_prng_key: int = 0
+    projection_prng_key: int = option(0, at_least=0)
     layers_to_transform: tuple[int, ...] | int | None = None
 
+    name = "vera"
     family = "lora"
+    paper = "Kopiczko et al. 2023, arXiv:2310.11454"
+    equation = "f(x) + b ∘ B (d ∘ A x)"
+    per_matrix = "r + out"
+    learning_rate = 0.1
     peft_type = "VERA"
-    mergeable = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, r=self.r)
-        if self.projection_prng_key < 0:
-            raise ValueError(f"projection_prng_key is ≥ 0, got {self.projection_prng_key}")
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.r + n_out
+    hf_config = "VeraConfig"
+    hf_prefix = "vera_"
+    hf_lacks = ("layers_to_transform",)
 
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
@@ -56,6 +54,14 @@ class VeRA(Targeted):
         a = array(own.uniform(-1.0, 1.0, (self.r, most_in)) * math.sqrt(6.0 / most_in))
         b = array(own.uniform(-1.0, 1.0, (most_out, self.r)) * math.sqrt(6.0 / self.r))
         return {path: VeRADelta(layer, self, a, b) for path, layer in targets.items()}
+
+    def hf_frozen(self, adapter):
+        deltas = adapter.deltas.values()
+        a, b = (
+            max((d.a for d in deltas), key=lambda a: a.shape[1]),
+            max((d.b for d in deltas), key=len),
+        )
+        return {"base_model.vera_A": a, "base_model.vera_B": b}
 
 
 class VeRADelta(Delta):
