@@ -185,7 +185,7 @@ def hf_config(adapter, theirs, config):
 
 
 def by_module(method, own):
-    """The patterns of r and α, {our path: value}, from {our path: the method as it is there}."""
+    """The patterns of r and α, {our path: value}, where a module differs from the method."""
     alpha = "lora_alpha" if hasattr(method, "lora_alpha") else "alpha"
     values = {}
     for table, option in (("rank_pattern", "r"), ("alpha_pattern", alpha)):
