@@ -1,10 +1,11 @@
-"""The one door to array libraries.
+"""All of NumPy and CuPy comes into the package through this module.
 
-    xp    computes: NumPy, or CuPy on a GPU; MINIPEFT_BACKEND=numpy|cupy chooses, at import
-    np    always the host's NumPy: token ids, random draws, files, plots
+    xp    the array library that computes: NumPy, or CuPy on a GPU. The environment variable
+          MINIPEFT_BACKEND=numpy|cupy chooses it when the package is imported.
+    np    always NumPy, on the host: token ids, random draws, files, plots
 
-Random numbers are drawn on the host and copied, so both backends start from the same bits.
-Values are float32 unless created inside `with dtype("float64"):`.
+Random values are drawn on the host and copied to the device, so both backends start from the
+same bits. Arrays of floats are float32 unless they are created inside `with dtype("float64"):`.
 """
 
 import contextlib
@@ -23,36 +24,39 @@ else:
     raise ImportError(f"MINIPEFT_BACKEND={BACKEND!r} is not a backend; use 'numpy' or 'cupy'")
 
 
-def keep_freed_pages():
-    """Ask glibc to keep freed memory instead of giving it back to the kernel every step.
+def keep_freed_memory():
+    """Ask the C library, if it is glibc, to keep freed memory for the arrays of the next step.
 
-    Arrays of over 128 kB would otherwise be mapped, zeroed and faulted in anew each time, which
-    costs as much as the arithmetic. Other C libraries are left as they are.
+    Otherwise it returns every array of more than 128 kB to the kernel, and the next one of that
+    size is mapped, zeroed and faulted in page by page, which costs as much as the arithmetic.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc takes
-    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, in bytes: the largest that glibc accepts
+    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, in bytes
 
 
-keep_freed_pages()
+keep_freed_memory()
 
-CACHED = 1 << 16  # numbers that a loop handles at a time: a few arrays of them fit in 2 MB
+CACHED = 1 << 16  # a few arrays of so many elements fit in a core's cache of 2 MB
 
 _precision = ContextVar("precision", default="float32")
 _create = ContextVar("create", default=xp.array)
 
 
 def default_dtype():
-    """The floating-point type that new parameters and arrays get: float32 unless changed."""
+    """Returns the floating-point type of new parameters: float32 unless `dtype` changed it."""
     return np.dtype(_precision.get())
 
 
 @contextlib.contextmanager
 def dtype(name):
-    """Create everything inside the block in another precision: `with dtype("float64"): …`."""
+    """Create arrays of floats inside the block in another precision: `with dtype("float64"):`.
+
+    Raises ValueError for anything but "float32" and "float64".
+    """
     if str(name) not in ("float32", "float64"):
         raise ValueError(f"dtype {name!r} is not supported; use 'float32' or 'float64'")
     token = _precision.set(str(name))
@@ -63,22 +67,26 @@ def dtype(name):
 
 
 def blocks(rows, width=1):
-    """Slices of `rows` rows of `width` numbers each: as many as stay in a core's cache.
+    """Returns slices that cover `rows` rows of `width` elements each, in order.
 
-    A GPU takes all of them at once.
+    On a CPU one slice has as many rows as stay in a core's cache together with the arrays
+    computed from them. On a GPU one slice has all rows.
     """
     step = max(1, CACHED // max(1, width)) if xp is np else max(1, rows)
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def array(values):
-    """Copy numbers to the device as floats of the default dtype."""
+    """Returns the values copied to the device, as floats of the default dtype."""
     return _create.get()(values, dtype=default_dtype())
 
 
 @contextlib.contextmanager
 def creating(create):
-    """Make arrays of parameters by create(values, dtype) inside the block: see `outline`."""
+    """Inside the block `array` calls create(values, dtype) in place of `xp.array`.
+
+    The ledger uses it to build a model of any size from shapes, without memory for the values.
+    """
     token = _create.set(create)
     try:
         yield
@@ -87,10 +95,13 @@ def creating(create):
 
 
 def to_numpy(a):
-    """Bring an array back to the host; a NumPy array comes back as it is."""
+    """Returns an array as a NumPy array on the host; a NumPy array is returned as it is."""
     return np.asarray(a) if xp is np else xp.asnumpy(a)
 
 
 def numbers(scalars):
-    """Arrays without axes as a list of Python numbers: the host waits for the device once."""
+    """Returns arrays without axes as a list of Python numbers, copied to the host together.
+
+    The host waits for the device once, not once for each of them.
+    """
     return to_numpy(xp.stack([xp.asarray(a) for a in scalars])).tolist()

@@ -184,7 +184,7 @@ def law_14_parts_are_the_whole(case):
         return np.concatenate([[float(loss)], *kept])
 
     whole = gradient()
-    close(gradient(parts=3), whole, 1e-11, "gradient in three parts")
+    close(gradient(micro_batches=3), whole, 1e-11, "gradient in three parts")
     with recomputing(net):
         close(gradient(), whole, 1e-12, "recomputed gradient")
 
