@@ -74,7 +74,7 @@ def run(options):
         sys.stdout = None
         return 0
     except (MemoryError, OverflowError) as error:
-        text = f"this is larger than the machine can count or hold in memory ({error})"
+        text = f"this is larger than what the machine can count or hold in memory ({error})"
         print(f"minipeft {options.command}: {text}; use smaller sizes", file=sys.stderr)
         return 2
     except (ValueError, OSError, FloatingPointError) as error:
