@@ -40,7 +40,7 @@ def weights_of(net):
     deltas = [d for a in mp.adapters(net).values() for d in a.deltas.values()]
     averages = {id(b) for d in deltas for b in buffers(*d.state().values())}
     held = buffers(*net.parameters(), *(list(vars(d).values()) for d in deltas))
-    kept_aside = [p for a in mp.adapters(net).values() for p in a.replaced.values() if p]
+    kept_aside = [p for a in mp.adapters(net).values() for p in a.originals.values() if p]
     aside = {id(b) for b in buffers(*kept_aside)}
     return sum(b.nbytes for b in held if id(b) not in averages | aside)
 

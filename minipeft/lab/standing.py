@@ -67,7 +67,7 @@ def set_aside(model, in_place):
     """Parameters that are not in their place: originals of copies in use, copies of others."""
     found = {}
     for adapter in adapters(model).values():
-        for p in (*adapter.replaced.values(), *adapter.copies.values()):
+        for p in (*adapter.originals.values(), *adapter.copies.values()):
             if p is not None and id(p) not in in_place:  # a tied head has no original
                 found[id(p)] = p
     return list(found.values())
