@@ -202,7 +202,7 @@ def base_parameters(model):
 
 
 def find(model, name):
-    """Returns the adapter of that name. Raises ValueError, listing the names, if none has it."""
+    """Returns the adapter of that name. Raises ValueError, listing the names, if none has."""
     if name not in adapters(model):
         raise ValueError(unknown("adapter", name, adapters(model) or ["none attached"]))
     return adapters(model)[name]

@@ -6,7 +6,8 @@
 l = 1, so attaching changes nothing. Trains out parameters a target, or in parameters for a
 feed-forward one: L (2 kv + ffn) by default. It multiplies by a diagonal matrix, so it merges
 exactly: W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make a feature stronger, weaker
-or opposite, and never mixes two; what later layers make of the features may be new all the same.
+or opposite, and never mixes two; what later layers make of the features may be new all the
+same.
 
 Liu et al. 2022, section 3.3, arXiv:2205.05638. As in HF PEFT any matrix can be a target. On
 GPT-2's c_attn, which HF holds as one matrix, its l stretches the queries too: here queries,

@@ -7,8 +7,8 @@ rotated, and every token sees all of P. g = 0, so attaching changes nothing; P, 
 learns from the second step on. The prefix has a softmax of its own, so it takes no attention
 from the tokens: it adds to their output, where prefix tuning makes both share one softmax. The
 KV cache is no longer than without it. Trains L (n width + H) parameters, a gate for each of H
-heads; without `per_head` a layer has one gate, as in HF PEFT: L (n width + 1). Cannot be merged,
-as no weight computes the same.
+heads; without `per_head` a layer has one gate, as in HF PEFT: L (n width + 1). Cannot be
+merged, as no weight computes the same.
 
 Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32
 """

@@ -10,7 +10,8 @@ with r (o + i) in place of o i for a factor that is a product. The rank of the c
 product of the factors' ranks, so it can be full. Merges exactly. The forward pass reshapes x to
 (i₁, i₂) and multiplies it from both sides: the (out, in) matrix is formed only for merging.
 
-Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and initialisation are HF PEFT's
+Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and initialisation are HF
+PEFT's
 """
 
 import math

@@ -4,8 +4,8 @@
 
 B = 0, so attaching changes nothing. A is random, so B has a gradient at once, and A from the
 second step on. Trains r (in + out) parameters a target. Merges exactly: W + (α / r) B A. The
-change has rank ≤ r; with r = min(in, out) it can be any matrix. The bias stays as it is. Merged,
-it costs nothing at inference; attached, it costs two thin products.
+change has rank ≤ r; with r = min(in, out) it can be any matrix. The bias stays as it is.
+Merged, it costs nothing at inference; attached, it costs two thin products.
 
 On the token table, "wte", A has a column for each token: f(t) + (α / r) B A[:, t], A zero and B
 from N(0, 1) as in HF PEFT. On a head that is tied to the table, only the head changes:

@@ -9,8 +9,8 @@ saved: the same seed draws the same matrices. Merges exactly: W + diag(b) B diag
 ≤ r. The frozen products take as much time as those of a LoRA of that rank.
 
 Kopiczko et al. 2023, section 3, arXiv:2310.11454, with r from 256 to 1024. As in HF PEFT, A and
-B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed, HF's generator
-draws other values than NumPy's.
+B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed, HF's
+generator draws other values than NumPy's.
 """
 
 import math
