@@ -180,7 +180,7 @@ def ties(changes, weights, density, rng=None):
 
 
 def trimmed(matrix, density):
-    """A matrix in which only the largest share `density` of the elements is kept, others are 0."""
+    """A matrix with its largest share `density` of elements, and zeros for the others."""
     keep = math.ceil(density * matrix.size)
     least = xp.partition(xp.abs(matrix).reshape(-1), matrix.size - keep)[matrix.size - keep]
     return xp.where(xp.abs(matrix) >= least, matrix, 0.0)
@@ -198,7 +198,7 @@ def matrix_rank(matrix):
 
 
 def as_lora(model, factors, name):
-    """An Adapter of plain LoRA with the factors {path: (b, a)}, padded with zeros to one rank."""
+    """An Adapter of plain LoRA from factors {path: (b, a)}, padded with zeros to one rank."""
     layers = linears(model)
     r = max(len(a) for _, a in factors.values())
     most = {path: min(layers[path].weight.shape) for path in factors}

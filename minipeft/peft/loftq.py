@@ -21,11 +21,11 @@ from .targets import linears
 
 
 def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, double=True):
-    """Quantises a model and attaches a LoRA that corrects part of the error. Returns the Adapter.
+    """Quantises a model and attaches a LoRA that corrects part of the error.
 
-    `method` is a plain LoRA (default: LoRA()). Raises ValueError, and changes nothing, where
-    `quantize` or `attach` would. The base is changed for good: save it with `save_model`,
-    because the adapter fits no other base.
+    Returns the Adapter. `method` is a plain LoRA (default: LoRA()). Raises ValueError, and
+    changes nothing, where `quantize` or `attach` would. The base is changed for good: save it
+    with `save_model`, because the adapter fits no other base.
     """
     check_whole(1, steps=steps)
     check_bare(model)
