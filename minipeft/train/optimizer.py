@@ -25,6 +25,11 @@ class AdamW:
         self.m = [xp.zeros_like(p.data) for p in self.parameters]
         self.v = [xp.zeros_like(p.data) for p in self.parameters]
 
+    @property
+    def state(self):
+        """What it holds beside the parameters, {name: an array for each parameter}."""
+        return {"m": self.m, "v": self.v}
+
     def step(self, lr, scale=1.0, before=None):
         """One update at rate `lr` by the gradients times `scale` (see `clip_scale`).
 
@@ -75,7 +80,7 @@ def in_blocks(*arrays):
     """Views of the same rows of each array, a block at a time that stays in a core's cache."""
     rows = [xp.atleast_1d(a) for a in arrays]
     first = rows[0]
-    for part in blocks(len(first), first.size // len(first)):
+    for part in blocks(first):
         yield tuple(a[part] for a in rows)
 
 
