@@ -80,7 +80,7 @@ def in_blocks(*arrays):
     """Views of the same rows of each array, a block at a time that stays in a core's cache."""
     rows = [xp.atleast_1d(a) for a in arrays]
     first = rows[0]
-    for part in blocks(len(first), first.size // len(first)):
+    for part in blocks(first):
         yield tuple(a[part] for a in rows)
 
 

@@ -123,20 +123,9 @@ class Run:
         self.parameters = list(self.named.values())
         self.adapters = [adapters(model)[name] for name in in_use(model)]
         self.good = {path: p.data.copy() for path, p in self.named.items()}
-        self.optimizers = self.make_optimizers()
+        self.optimizers = make_optimizers(model, settings.betas, settings.weight_decay)
         self.history = History()
         model.zero_grad()
-
-    def make_optimizers(self):
-        """The optimiser of each adapter in use, by its method; AdamW for what else trains."""
-        how = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
-        adamw = partial(AdamW, **how)
-        rest, made = {id(p): p for p in self.parameters}, []
-        for adapter in self.adapters:
-            trained = {id(p) for p in adapter.parameters()}
-            mine = [rest.pop(key) for key in list(rest) if key in trained]
-            made.append(adapter.method.make_optimizer(mine, **how) or adamw(mine))
-        return [*made, adamw(rest.values())] if rest else made
 
     def paths(self, optimizer):
         """The path in the model of each parameter of an optimiser."""
@@ -253,6 +242,19 @@ class Run:
         }
         settings = json.loads(json.dumps(asdict(self.settings)))
         return settings | {"examples": len(self.data), "base": checksum(frozen, {})}
+
+
+def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
+    """The optimiser of each adapter in use, by its method; AdamW for all else that trains."""
+    how = {"betas": betas, "weight_decay": weight_decay}
+    rest = {id(p): p for p in model.parameters() if p.requires_grad}
+    made = []
+    for name in in_use(model):
+        adapter = adapters(model)[name]
+        trained = {id(p) for p in adapter.parameters()}
+        mine = [rest.pop(key) for key in list(rest) if key in trained]
+        made.append(adapter.method.make_optimizer(mine, **how) or AdamW(mine, **how))
+    return [*made, AdamW(rest.values(), **how)] if rest else made
 
 
 def evaluate(model, examples, batch_size=256):
