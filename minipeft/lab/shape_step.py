@@ -99,9 +99,7 @@ def held_between_steps(model):
     return {
         "base": [p for p in parameters if id(p) not in added],
         "adapter": [p for p in parameters if id(p) in added] + list(fixed.values()),
-        "moments": [
-            a for o in make_optimizers(model) for kind in o.state.values() for a in kind
-        ],
+        "moments": [array for kinds in states for arrays in kinds for array in arrays],
         "set aside": aside,
         "last good weights": trained,
         "running averages": averages,
