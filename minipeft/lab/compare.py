@@ -111,7 +111,8 @@ def arguments(parser):
     text = f"comma-separated, of {', '.join(COMPARED)}, {', '.join(FAMILIES)}"
     parser.add_argument("--methods", help=f"{text} (default: {','.join(METHODS)})")
     parser.add_argument("--steps", help="comma-separated budgets (default: 300)")
-    parser.add_argument("--seeds", type=whole, help="how many seeds (default: 2)")
+    text = "how many seeds (default: 2; 1 with --fast, 3 with --full)"
+    parser.add_argument("--seeds", type=whole, help=text)
     parser.add_argument("--seed", type=int, default=0, help="the first of them (default: 0)")
     rates = parser.add_mutually_exclusive_group()
     text = "one learning rate for all methods (default: the rates that --tune chose)"
