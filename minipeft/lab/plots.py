@@ -1,42 +1,82 @@
 """What all pictures share: colours and markers, axes, labels that keep apart.
 
-One hue a family of methods (Okabe & Ito's, which colour-blind readers tell apart), and within
-it one marker and shade a method.
+A family of methods has one hue (Okabe and Ito's, which colour-blind readers tell apart). Within
+a family each method has a marker and a lightness of that hue, so that the picture can also be
+read in grey.
 """
 
 import io
 from pathlib import Path
 
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from ..engine.backend import np
 from ..io.files import write_bytes
 from .comparison_table import COMPARED
 
-COLOURS = {  # of families, and a second shade where there are many methods
-    "full": ("#000000",),
-    "selective": ("#CC79A7",),
-    "lora": ("#0072B2", "#56B4E9"),
-    "adapter": ("#D55E00",),
-    "prompt": ("#009E73",),
-}
-MARKERS = "osD^vP"
+BLACK, WHITE = np.zeros(3), np.ones(3)
+HUES = {"full": "#222222", "selective": "#CC79A7", "lora": "#0072B2", "adapter": "#D55E00",
+        "prompt": "#009E73"}  # fmt: skip
+OTHER_HUES = ("#E69F00", "#56B4E9", "#666666")  # of families that HUES does not name, in turn
+MARKERS = "osD^vPXph<>d"
 SMALL, LARGE = 10, 12  # points, of labels and titles
 
 
 def style(method):
-    """The colour and marker that a method has in every picture, as options of `Axes.plot`."""
+    """Returns the look of a method in every picture, as options of `Axes.plot`."""
     family = COMPARED[method].family
     members = [name for name, kind in COMPARED.items() if kind.family == family]
-    shade, number = divmod(members.index(method), len(MARKERS))
-    marker = "*" if family == "full" else MARKERS[number]
+    number = members.index(method)
+    marker = "*" if method == "full" else MARKERS[number % len(MARKERS)]
     size = 9 if marker == "*" else 6
-    return {"color": COLOURS[family][shade], "marker": marker, "markersize": size}
+    return {"color": shade(hue(family), number), "marker": marker, "markersize": size}
+
+
+def hue(family):
+    """Returns the colour of a family."""
+    if family in HUES:
+        return HUES[family]
+    others = dict.fromkeys(kind.family for kind in COMPARED.values() if kind.family not in HUES)
+    return OTHER_HUES[[*others].index(family) % len(OTHER_HUES)]
+
+
+def shade(colour, number):
+    """Returns a colour made darker or lighter: number 0 is the colour itself.
+
+    Steps of the golden ratio keep neighbours far apart, and never give the same shade twice.
+    """
+    lightness = (0.5 + number * 0.6180339887) % 1  # 0.5: as it is
+    if lightness < 0.5:
+        return mix(colour, BLACK, 1.1 * (0.5 - lightness))  # up to 55 % black
+    return mix(colour, WHITE, 1.1 * (lightness - 0.5))
+
+
+def mix(colour, other, share):
+    """Returns a colour with this share of another in it."""
+    return to_hex((1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other)))
 
 
 def tint(method):
-    """The colour of a method's name: the darkest of its family, to be read on white."""
-    return COLOURS[COMPARED[method].family][0]
+    """Returns the colour of a method's name: its family's hue, dark enough to read on white."""
+    return readable(hue(COMPARED[method].family))
+
+
+def readable(colour):
+    """Returns a colour, darkened until its contrast with white is 4.5 : 1, as WCAG 2 asks."""
+    return next(
+        dark
+        for percent in range(101)
+        if contrast(dark := mix(colour, BLACK, percent / 100)) >= 4.5
+    )
+
+
+def contrast(colour):
+    """Returns the contrast of a colour with white, from 1 (white) to 21 (black)."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (float(linear @ (0.2126, 0.7152, 0.0722)) + 0.05)
 
 
 def canvas(rows, columns, width, height):
