@@ -99,43 +99,69 @@ def tidy(axes):
     axes.tick_params(labelsize=SMALL)
 
 
-def place_labels(axes):
-    """Move each label to the place nearest to its point where it covers nothing else."""
+def place_labels(axes, farthest=150):
+    """Move each label to the place nearest to its point where it covers nothing else.
+
+    A label that is moved away gets a thin line to its point. One that finds no place within
+    `farthest` pixels is taken away, and its point stays without a name.
+    """
+    axes.figure.draw_without_rendering()  # lays out the axes, and then they stay
+    axes.figure.set_layout_engine("none")
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
     taken = [around(axes.transData.transform(label.xy), 5) for label in labels]
+    taken += [text.get_window_extent().extents for text in axes.texts if text not in labels]
     strokes = [line for line in axes.lines if len(line.get_xdata()) == 2]
-    taken += [line.get_window_extent().extents for line in strokes]
+    taken += [line.get_window_extent().padded(3).extents for line in strokes]
     frame, points = axes.get_window_extent(), 72 / axes.figure.dpi
     for label in labels:
-        x, y = axes.transData.transform(label.xy)
-        extent = label.get_window_extent()
-        near = list(places(x, y, extent.width, extent.height, frame))
-        place = next((place for place in near if free(place, taken)), near[0])
+        point, extent = axes.transData.transform(label.xy), label.get_window_extent()
+        places = candidates(*point, extent.width, extent.height, frame, farthest)
+        place = next((place for place in places if free(place, taken)), None)
+        if place is None:
+            label.remove()
+            continue
         taken.append(place)
+        x, y = point
         label.set_position(((place[0] - x) * points, (place[1] - y) * points))
-        if abs(place[1] - y) > 2 * extent.height:  # far enough to need a line
-            thin = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
-            end = label.get_position()
+        if distance(point, place) > 1.5 * extent.height:  # far enough to need a line
+            thin = {"arrowstyle": "-", "lw": 0.5, "color": "grey", "shrinkA": 0, "shrinkB": 3}
+            end = np.subtract(nearest(point, place), point) * points
             axes.annotate("", label.xy, end, textcoords="offset points", arrowprops=thin)
 
 
 def around(point, size):
-    """The box (left, bottom, right, top) around a point."""
+    """Returns the box (left, bottom, right, top) around a point."""
     return (point[0] - size, point[1] - size, point[0] + size, point[1] + size)
 
 
-def places(x, y, width, height, frame):
-    """Boxes (left, bottom, right, top) near a point in pixels, nearest first, in the frame."""
-    for away in range(1, 40):
-        for left in (x + 7, x - 7 - width, x - width / 2):
-            for rise in (away, -away):
-                bottom = y - height / 2 + (rise - (1 if rise > 0 else -1)) * 0.55 * height
-                centred = left == x - width / 2
-                if centred and abs(bottom + height / 2 - y) < height:
-                    continue
-                box = (left, bottom, left + width, bottom + height)
-                if frame.x0 <= box[0] and box[2] <= frame.x1 + 25 and frame.y0 <= box[1]:
-                    yield box
+def candidates(x, y, width, height, frame, farthest):
+    """Returns boxes (left, bottom, right, top) of a size in the frame, nearest to (x, y) first.
+
+    All numbers are pixels.
+    """
+    lefts = [x + 7, x - 7 - width, x - width / 2]
+    lefts += [x + side * away for side in (1, -1) for away in range(20, farthest, 12)]
+    bottoms = [y - height / 2 + 0.5 * height * k for k in range(-20, 21)]
+    boxes = [(left, low, left + width, low + height) for left in lefts for low in bottoms]
+    boxes = [
+        box
+        for box in boxes
+        if frame.x0 <= box[0] and box[2] <= frame.x1 + 25 and frame.y0 <= box[1]
+        and box[3] <= frame.y1 and 6 < distance((x, y), box) <= farthest
+    ]  # fmt: skip
+    return sorted(
+        boxes, key=lambda box: distance((x, y), box) + abs(box[1] + box[3] - 2 * y) / 4
+    )
+
+
+def nearest(point, box):
+    """Returns the point of a box (left, bottom, right, top) that is nearest to a point."""
+    return [min(max(at, box[i]), box[i + 2]) for i, at in enumerate(point)]
+
+
+def distance(point, box):
+    """Returns how far a point is from a box, 0 if it lies inside."""
+    return float(np.hypot(*np.subtract(point, nearest(point, box))))
 
 
 def free(box, taken):
