@@ -53,7 +53,7 @@ def test_links_lead_somewhere(page):
     path = readme.ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", path.read_text(encoding="utf-8")):
         name, _, heading = target.partition("#")
-        file = path.parent / name
+        file = path.parent / name if name else path
         assert file.exists(), target
         if heading:
             titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
