@@ -68,8 +68,8 @@ def facts():
 def number_of_tests():
     """How many tests `python -m pytest` runs."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
-    return sum(map(int, re.findall(r"^\S+\.py: (\d+)$", printed, re.M)))
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return sum(map(int, re.findall(r"^\S+\.py: (\d+)$", run.stdout, re.M)))
 
 
 def output():
@@ -156,36 +156,23 @@ def methods():
         if method.family != family:
             family = method.family
             table += ["", f"### The {family.replace('lora', 'LoRA')} family", "",
-                      "| name | class | f(x) becomes | trains | merges | paper |",
-                      "|---|---|---|--:|---|---|"]  # fmt: skip
+                      "| name | class | where | f(x) becomes | trains | merges | paper |",
+                      "|---|---|---|---|--:|---|---|"]  # fmt: skip
         count = mp.attach(base, method(), name).count
         mp.detach(base, name)
         file = Path(inspect.getsourcefile(method)).relative_to(ROOT)
+        equation = method.equation.replace("|", "\\|")  # a bare bar would end the cell
         table.append(
-            f"| `{name}` | [`{method.__name__}`](../{file}) | {equation_of(method)} "
+            f"| `{name}` | [`{method.__name__}`](../{file}) | {method.place} | {equation} "
             f"| {count:,} | {'yes' if method.mergeable else 'no'} | {paper_of(method)} |"
         )
     return "\n".join(table[1:])
 
 
-def equation_of(method):
-    """The equation of a method, with its bars kept from ending a cell."""
-    equation = getattr(method, "equation", None) or equation_in_docstring(method)
-    return equation.replace("|", "\\|")
-
-
-def equation_in_docstring(method):
-    """The first indented line of the docstring of a method, or of its file, up to a gap."""
-    texts = {8: method.__doc__ or "", 4: inspect.getmodule(method).__doc__}  # by indent
-    lines = (re.search(rf"^ {{{n},}}(\S.*)$", text, re.M) for n, text in texts.items())
-    return re.split(r" {4,}", next(line[1] for line in lines if line))[0]
-
-
 def paper_of(method):
     """The paper of a method, as a link."""
-    paper = getattr(method, "paper", "")
-    parts = re.fullmatch(r"(.*), arXiv:(\d{4}\.\d{4,5})", paper)
-    return f"[{parts[1]}](https://arxiv.org/abs/{parts[2]})" if parts else paper or "–"
+    parts = re.fullmatch(r"(.*), arXiv:(\d{4}\.\d{4,5})", method.paper)
+    return f"[{parts[1]}](https://arxiv.org/abs/{parts[2]})" if parts else method.paper or "–"
 
 
 # figures/README.md
