@@ -21,7 +21,7 @@ BUGS = (
         "copies = {path: p for path, p in originals.items()}", 2, mp.Full(),
         module="peft.attach"),
     Bug("disable: the copies of full fine-tuning stay",
-        "put(adapter.places, adapter.replaced)", "pass", 6, mp.Full(), module="peft.attach"),
+        "swap(adapter.modules, adapter.originals)", "pass", 6, mp.Full(), module="peft.attach"),
 )  # fmt: skip
 
 ROWS = {
