@@ -63,6 +63,7 @@ def test_adamw_updates_in_place_and_remembers_what_was():
     ).all()
     assert (to_numpy(g) == 1).all()
     assert {a.dtype.name for a in (p.data, *optimizer.m, *optimizer.v)} == {"float32"}
+    assert optimizer.state == {"m": optimizer.m, "v": optimizer.v}
 
 
 @given(st.floats(1e-3, 1.0))

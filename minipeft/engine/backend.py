@@ -66,24 +66,27 @@ def dtype(name):
         _precision.reset(token)
 
 
-def blocks(rows, width=1):
-    """Returns slices that cover `rows` rows of `width` elements each, in order.
+def blocks(a, width=None):
+    """Returns slices that cover the rows of an array, in order.
 
-    On a CPU one slice has as many rows as stay in a core's cache together with the arrays
-    computed from them. On a GPU one slice has all rows.
+    width: how many elements the work on one row touches, by default those of the row.
+    Of a NumPy array, a slice has as many rows as stay in a core's cache. Of any other, on a GPU
+    or without values, one slice has all rows.
     """
-    step = max(1, CACHED // max(1, width)) if xp is np else max(1, rows)
-    return [slice(start, start + step) for start in range(0, rows, step)]
+    rows = len(a)
+    width = a.size // max(1, rows) if width is None else width
+    step = CACHED // max(1, width) if isinstance(a, np.ndarray) else rows
+    return [slice(start, start + step) for start in range(0, rows, max(1, step))]
 
 
-def array(values):
-    """Returns the values copied to the device, as floats of the default dtype."""
-    return _create.get()(values, dtype=default_dtype())
+def array(values, dtype=None):
+    """Returns the values copied to the device, as floats of the default dtype or as `dtype`."""
+    return _create.get()(values, dtype=default_dtype() if dtype is None else dtype)
 
 
 @contextlib.contextmanager
 def creating(create):
-    """Inside the block `array` calls create(values, dtype) in place of `xp.array`.
+    """Inside the block `array` returns create(values, dtype), not xp.array(values, dtype).
 
     The ledger uses it to build a model of any size from shapes, without memory for the values.
     """

@@ -1,15 +1,14 @@
-"""The main job: every method on the same backbone, data and steps, side by side.
+"""Compares methods of fine-tuning: the same backbone, data and steps, side by side.
 
-minipeft compare                     four tasks, five methods: one table, one figure
+minipeft compare                     four tasks, five methods, two seeds: a table and a picture
 minipeft compare --tasks cipher --methods lora-family,adapter --seeds 3 --steps 300,1200
-minipeft compare --full              all methods, 3 seeds, two budgets: compare_full.json, .png
+minipeft compare --full              all methods, three seeds, two budgets of steps
 
-Each method learns at its own rate, chosen on validation words from one grid (--tune).
-An interrupted comparison goes on where it stopped when the same command is given again.
+Each method has its own learning rate, which was chosen on validation words from one grid
+(--tune). If a comparison is interrupted, the same command goes on where it stopped.
 """
 
 import itertools
-import statistics
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison
 from .comparison_table import COMPARED, table
 from .executor import Processes, cores, dask, run_all
-from .experiment import Trial, measure, tune
+from .experiment import Experiment, measure, tune
 from .plots import save
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
@@ -33,87 +32,91 @@ GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 TUNED, RATES = "tune.partial.json", "learning_rates.json"
 
 
-def compare(trials, out="figures", executor=None, name="compare"):
-    """Measure all trials; write NAME.json and NAME.png to a folder; return the rows.
+def compare(experiments, out="figures", executor=None, name="compare"):
+    """Measures all experiments, writes NAME.json and NAME.png to a folder, returns the rows.
 
     executor: any concurrent.futures Executor (default: one process beside this one).
     """
     about = provenance()
-    numbers, picture, partial = (
+    results, picture, partial = (
         Path(out) / f"{name}.{end}" for end in ("json", "png", "partial.json")
     )
-    check_places(numbers, picture)
-    rows = run_all(measure, trials, executor or Processes(1), partial, str(about), "compare")
-    write_json(numbers, about | {"rows": rows})
+    check_places(results, picture)
+    executor = executor or Processes(1)
+    rows = run_all(measure, experiments, executor, partial, str(about), "compare")
+    write_json(results, about | {"rows": rows})
     save(comparison(rows), picture)
     partial.unlink(missing_ok=True)
     return rows
 
 
 def provenance():
-    """What the numbers of a comparison depend on beside the trials, as a JSON object."""
+    """Returns what the results depend on besides the experiments, as a JSON object."""
     versions = {name: version(name) for name in ("minipeft", "numpy")}
     python = ".".join(map(str, sys.version_info[:3]))
     return {"backbone": fingerprint(load_base()), "versions": versions | {"python": python}}
 
 
 def choose_rates(tasks, methods, steps, out, executor=None, **options):
-    """Try the grid on validation words and write learning_rates.json; return it.
+    """Tries the grid on validation words, writes learning_rates.json, returns its contents.
 
     The best exact match wins, then the lowest loss: {"rates": {method: {task: lr}}, …}. The
-    scores stay in tune.partial.json, for a comparison that is interrupted later to go on from.
+    scores stay in tune.partial.json, so that an interrupted comparison need not try again.
     """
-    trials = [
-        Trial(task, method, steps, lr, split="valid", **options)
+    experiments = [
+        Experiment(task, method, steps, lr, split="valid", **options)
         for task, method, lr in itertools.product(tasks, methods, GRID)
     ]
     about, partial, chosen = provenance(), Path(out) / TUNED, Path(out) / RATES
     check_places(chosen)
-    scores = run_all(tune, trials, executor or Processes(1), partial, str(about), "tune")
+    scores = run_all(tune, experiments, executor or Processes(1), partial, str(about), "tune")
     rows = [
-        [trial.task, trial.method, trial.lr, score["exact"], score["loss"]]
-        for trial, score in zip(trials, scores, strict=True)
+        [e.task, e.method, e.lr, score["exact"], score["loss"]]
+        for e, score in zip(experiments, scores, strict=True)
     ]
     rates = {method: {task: best(rows, task, method) for task in tasks} for method in methods}
-    found = about | {"grid": GRID, "trial": asdict(trials[0]), "scores": rows, "rates": rates}
-    write_json(chosen, found)
-    return found
+    first = asdict(experiments[0])
+    contents = about | {"grid": GRID, "trial": first, "scores": rows, "rates": rates}
+    write_json(chosen, contents)
+    return contents
 
 
 def best(rows, task, method):
-    """The learning rate with the best exact match, then the lowest loss, in rows of scores."""
-    tried = [row for row in rows if row[:2] == [task, method]]
-    return max(tried, key=lambda row: (row[3], -row[4]))[2]
+    """Returns the learning rate with the best exact match, then the lowest loss."""
+    scores = [row for row in rows if row[:2] == [task, method]]
+    return max(scores, key=lambda row: (row[3], -row[4]))[2]
 
 
 def shipped_rates():
-    """The learning rates that ship with the package, with the scores that chose them."""
+    """Returns the learning rates that ship with the package, with the scores behind them."""
     return read_json(files(__package__) / RATES)
 
 
 def rate(rates, method, task):
-    """A method's learning rate on a task: its own, else the median of its others, else 3e-3.
+    """Returns the learning rate chosen for a method on a task, or else the method's default.
 
-    QLoRA is LoRA, and learns at its rate unless tuned apart.
+    QLoRA is LoRA, and learns at LoRA's rates if it has none of its own.
     """
     known = rates.get(method) or rates.get("lora" if method == "qlora" else method, {})
-    return known.get(task) or (statistics.median_low(known.values()) if known else 3e-3)
+    return known.get(task) or getattr(COMPARED[method], "learning_rate", 3e-3)
 
 
 def arguments(parser):
-    """What `minipeft compare` understands."""
+    """Adds the options of `minipeft compare`."""
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--fast", action="store_true", help="a short trial on one task")
+    size.add_argument("--fast", action="store_true", help="30 steps on one task, as a trial")
     size.add_argument("--full", action="store_true", help="all methods, 3 seeds, two budgets")
     text = f"comma-separated, of {', '.join(DOWNSTREAM)} and the pretraining tasks"
     parser.add_argument("--tasks", help=text)
     text = f"comma-separated, of {', '.join(COMPARED)}, {', '.join(FAMILIES)}"
     parser.add_argument("--methods", help=f"{text} (default: {','.join(METHODS)})")
     parser.add_argument("--steps", help="comma-separated budgets (default: 300)")
-    parser.add_argument("--seeds", type=whole, help="how many seeds (default: 1)")
+    text = "how many seeds (default: 2; 1 with --fast, 3 with --full)"
+    parser.add_argument("--seeds", type=whole, help=text)
     parser.add_argument("--seed", type=int, default=0, help="the first of them (default: 0)")
     rates = parser.add_mutually_exclusive_group()
-    rates.add_argument("--lr", type=float, help="one learning rate for all (default: tuned)")
+    text = "one learning rate for all methods (default: the rates that --tune chose)"
+    rates.add_argument("--lr", type=float, help=text)
     rates.add_argument("--tune", action="store_true", help="choose the learning rates first")
     parser.add_argument("--jobs", type=whole, help="processes (default: one a core)")
     parser.add_argument("--dask", metavar="ADDRESS", help="run on a Dask cluster instead")
@@ -123,12 +126,12 @@ def arguments(parser):
 
 
 def main(options):
-    """Run `minipeft compare`."""
-    tasks, methods, budgets, seeds = chosen(options)
+    """Runs `minipeft compare`."""
+    tasks, methods, budgets, seeds = selection(options)
     plan = list(itertools.product(tasks, budgets, methods, seeds))
     given = 1.0 if options.lr is None else options.lr
     for task, steps, method, seed in plan:  # complain before anything is computed
-        Trial(task, method, steps, given, seed)
+        Experiment(task, method, steps, given, seed)
 
     def executor():
         return dask(options.dask) if options.dask else Processes(options.jobs or cores())
@@ -136,21 +139,21 @@ def main(options):
     words = {"words": 40} if options.fast else {}
     rates = shipped_rates()["rates"]
     if options.tune:
-        found = choose_rates(tasks, methods, budgets[0], options.out, executor(), **words)
-        rates = found["rates"]
-    trials = [
-        Trial(task, method, steps, options.lr or rate(rates, method, task), seed, **words)
+        tuned = choose_rates(tasks, methods, budgets[0], options.out, executor(), **words)
+        rates = tuned["rates"]
+    experiments = [
+        Experiment(task, method, steps, options.lr or rate(rates, method, task), seed, **words)
         for task, steps, method, seed in plan
     ]
     name = "compare_full" if options.full else "compare"
-    print(table(compare(trials, options.out, executor(), name)))
+    print(table(compare(experiments, options.out, executor(), name)))
     (Path(options.out) / TUNED).unlink(missing_ok=True)
     names = [f"{name}.json", f"{name}.png", *([RATES] if options.tune else [])]
     print("wrote", " and ".join(str(Path(options.out, name)) for name in names))
 
 
-def chosen(options):
-    """(tasks, methods, budgets of steps, seeds) that the options ask for."""
+def selection(options):
+    """Returns (tasks, methods, budgets of steps, seeds) that the options select."""
     full, fast = options.full, options.fast
     tasks = listed(options.tasks, ["gerund"] if fast else DOWNSTREAM)
     methods = []
@@ -163,24 +166,23 @@ def chosen(options):
     for steps in budgets:
         if not steps.isdecimal():
             raise ValueError(f"--steps takes whole numbers such as 300,1200, got {steps!r}")
-    seeds = options.seeds or (3 if full else 1)
-    first = options.seed
+    first, count = options.seed, options.seeds or (1 if fast else 3 if full else 2)
     return (
         tasks,
         list(dict.fromkeys(methods)),
         list(map(int, budgets)),
-        range(first, first + seeds),
+        range(first, first + count),
     )
 
 
 def listed(text, default):
-    """A comma-separated option as a list without repeats."""
+    """Returns a comma-separated option as a list without repeats."""
     names = default if text is None else [name.strip() for name in text.split(",")]
     return list(dict.fromkeys(names))
 
 
 def whole(text):
-    """A whole number ≥ 1, for argparse."""
+    """Returns a whole number ≥ 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(text)
     return int(text)

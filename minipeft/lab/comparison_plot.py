@@ -1,41 +1,53 @@
-"""The picture of a comparison: how well each method did, for how many trained numbers.
+"""The picture of a comparison: how well each method does, and with how many parameters.
 
 A few methods are points in a plane, each with its name. Many would hide each other there, so
-they get a line each, family by family. In both the whiskers span the seeds, and of several
-budgets of steps the largest is filled, the others hollow.
+each gets a line, family by family. A marker is the mean of the seeds and a whisker reaches from
+the worst to the best. Of several budgets of steps the largest is filled, the others are hollow.
 """
 
 import itertools
+import textwrap
 
 from matplotlib.figure import Figure
 
-from .comparison_table import FEW, families, groups, mean, spread
+from .comparison_table import (
+    FEW,
+    families,
+    groups,
+    is_coin_toss,
+    mean,
+    message,
+    seed_count,
+    span,
+    spread,
+)
 from .plots import LARGE, SMALL, place_labels, style, tidy, tint
 
-RIGHT = "exact match on unseen words"
+EXACT = "exact match on unseen words"
+FROM_FEWER = dict(lw=0.8, ls=(0, (2, 2)), zorder=1)  # the line from fewer steps to more
 
 
 def comparison(rows):
-    """The picture that suits the number of methods; returns the Figure."""
+    """Returns the Figure that suits the number of methods."""
     methods = {row["method"] for row in rows}
-    return by_numbers(rows) if len(methods) <= FEW else by_family(rows)
+    return by_parameters(rows) if len(methods) <= FEW else by_family(rows)
 
 
-def by_numbers(rows):
-    """Exact match against trainable numbers, a panel a task, a named point a method."""
+def by_parameters(rows):
+    """Exact match against trainable parameters: a panel a task, a named point a method."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     columns = min(len(tasks), 2)
     lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.4 * columns, 0.4 + 3.2 * lines), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 1.2 + 3.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flat
     for axes, task in itertools.zip_longest(panels, tasks):
         if task is None:
             axes.set_axis_off()
             continue
         points(axes, [row for row in rows if row["task"] == task])
-    figure.supxlabel("trainable numbers (log scale)", fontsize=LARGE)
-    figure.supylabel(RIGHT, fontsize=LARGE)
-    figure.suptitle(after(rows), fontsize=SMALL)
+    figure.supxlabel(f"trainable parameters (log scale)\n{legend(rows)}", fontsize=SMALL)
+    figure.supylabel(EXACT, fontsize=LARGE)
+    figure.suptitle(title(rows, 52 * columns), fontsize=LARGE)
     figure.canvas.draw()
     for axes in figure.axes:
         place_labels(axes)
@@ -43,19 +55,20 @@ def by_numbers(rows):
 
 
 def points(axes, rows):
-    """One task of `by_numbers`."""
-    budgets, seen = by_budget(rows), {}
+    """Draws one task of `by_parameters`."""
+    budgets, last = by_budget(rows), {}
     for steps, methods in budgets.items():
         for method, seeds in methods.items():
             look, x = style(method), seeds[0]["trainable"]
             y, low, high = spread(seeds, "exact")
             face = look["color"] if steps == max(budgets) else "white"
-            axes.errorbar(x, y, [[y - low], [high - y]], capsize=2, lw=1, mfc=face, **look)
-            if method in seen:
-                axes.plot([x, x], [seen[method], y], color=look["color"], lw=0.7, zorder=1)
-            seen[method] = y
+            axes.plot([x, x], [low, high], marker="_", color=look["color"], lw=1.5)
+            axes.plot(x, y, ls="", mfc=face, **look)
+            axes.plot([x, x], [last.get(method, y), y], color=look["color"], **FROM_FEWER)
+            last[method] = y
             if steps == max(budgets):
-                axes.annotate(method, (x, y), (0, 0), textcoords="offset points", va="bottom",
+                name = f"{method} {span(seeds)}" if is_coin_toss(seeds) else method
+                axes.annotate(name, (x, y), (0, 0), textcoords="offset points", va="bottom",
                               fontsize=SMALL, color=tint(method))  # fmt: skip
     before = mean(rows, "exact_before")
     axes.axhline(before, color="grey", lw=0.8, ls=":", zorder=0)
@@ -68,59 +81,77 @@ def points(axes, rows):
 
 
 def by_family(rows):
-    """A line a method, family by family: how many numbers it trains, then a panel a task."""
-    tasks, trained = {}, {row["method"]: row["trainable"] for row in rows}
+    """A line a method, family by family: its trainable parameters, then a panel a task."""
+    tasks, sizes = {}, {row["method"]: row["trainable"] for row in rows}
     for row in rows:
         tasks.setdefault(row["task"], []).append(row)
     lines = [
-        name for kind, own in families(trained).items() for name in (f"{kind}-family", *own)
+        name
+        for family, names in families(sizes).items()
+        for name in (f"{family}-family", *names)
     ]
     place = {name: -number for number, name in enumerate(lines)}
-    size = (2.6 + 2.2 * (1 + len(tasks)), 1.4 + 0.26 * len(lines))
+    size = (2.6 + 2.2 * (1 + len(tasks)), 1.8 + 0.26 * len(lines))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, 1 + len(tasks), sharey=True)
-    for method, number in trained.items():
+    for method, number in sizes.items():
         panels[0].plot(number, place[method], ls="", **style(method))
-    panels[0].set(xscale="log", xlabel="log scale", title="trainable numbers")
+    panels[0].set(xscale="log", xlabel="log scale", title="trainable parameters")
     panels[0].set_ylim(0.6 - len(lines), 0.6)
     panels[0].set_yticks(list(place.values()), lines)
     for label in panels[0].get_yticklabels():
         method = label.get_text()
-        label.set(color=tint(method)) if method in trained else label.set(weight="bold")
-    for axes, own in zip(panels[1:], tasks.values(), strict=True):
-        lengths(axes, own, place)
+        label.set(color=tint(method)) if method in sizes else label.set(weight="bold")
+    for axes, task_rows in zip(panels[1:], tasks.values(), strict=True):
+        lengths(axes, task_rows, place)
     for axes in panels:
         tidy(axes)
         axes.tick_params(axis="y", length=0, labelsize=LARGE)
         axes.title.set_fontsize(LARGE)
         axes.xaxis.label.set_fontsize(SMALL)
-    figure.suptitle(f"{after(rows)}; dotted: before", fontsize=SMALL)
+    figure.suptitle(title(rows, 26 * (1 + len(tasks))), fontsize=LARGE)
+    figure.supxlabel(f"{legend(rows)}; dotted line: before", fontsize=SMALL)
     return figure
 
 
 def lengths(axes, rows, place):
-    """One task of `by_family`: a whisker and its marker on the line of each method."""
-    budgets, seen = by_budget(rows), {}
+    """Draws one task of `by_family`: a whisker and its marker on the line of each method."""
+    budgets, last = by_budget(rows), {}
     for steps, methods in budgets.items():
         for method, seeds in methods.items():
             look, y = style(method), place[method]
             x, low, high = spread(seeds, "exact")
             face = look["color"] if steps == max(budgets) else "white"
-            axes.errorbar(x, y, xerr=[[x - low], [high - x]], capsize=2, lw=1, mfc=face, **look)
-            axes.plot([seen.get(method, x), x], [y, y], color=look["color"], lw=0.7, zorder=1)
-            seen[method] = x
+            axes.plot([low, high], [y, y], marker="|", color=look["color"], lw=1.5)
+            axes.plot(x, y, ls="", mfc=face, **look)
+            axes.plot([last.get(method, x), x], [y, y], color=look["color"], **FROM_FEWER)
+            last[method] = x
     axes.axvline(mean(rows, "exact_before"), color="grey", lw=0.8, ls=":", zorder=0)
-    axes.set(xlim=(-0.05, 1.05), xlabel=RIGHT, title=rows[0]["task"])
+    axes.set(xlim=(-0.05, 1.05), xlabel=EXACT, title=rows[0]["task"])
     axes.set_xticks([0, 0.5, 1])
 
 
 def by_budget(rows):
-    """{steps: {method: its rows, one a seed}} of one task, the budgets rising."""
+    """Returns {steps: {method: its rows, one a seed}} of one task, the budgets rising."""
     return {steps: methods for (_, steps), methods in sorted(groups(rows).items())}
 
 
-def after(rows):
-    """After how many steps, and which marker means which."""
+def title(rows, width):
+    """Returns the message of the rows, in lines of about the same length, at most `width`."""
+    lines = []
+    for sentence in message(rows).splitlines():
+        parts = -(-len(sentence) // width)
+        lines += textwrap.wrap(
+            sentence, min(width, len(sentence) // parts + 8), break_on_hyphens=False
+        )
+    return "\n".join(lines)
+
+
+def legend(rows):
+    """Returns after how many steps it is, and what markers and whiskers mean."""
     *fewer, most = sorted({row["steps"] for row in rows})
     hollow = f" (filled) and {' and '.join(map(str, fewer))} (hollow)" if fewer else ""
-    return f"after {most}{hollow} steps"
+    count = seed_count(next(iter(groups(rows).values())))
+    spread = "marker: the mean, whisker: the worst and the best"
+    spread = "so the spread is not known" if count == "1 seed" else spread
+    return f"after {most}{hollow} steps; {count}, {spread}"

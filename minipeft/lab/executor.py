@@ -1,7 +1,8 @@
-"""Independent runs, side by side: over processes of this machine or a Dask cluster, resumable.
+"""Runs independent experiments side by side, in processes of this machine or on a Dask cluster.
 
-Each run is a plain value handed to one function; its result, a JSON object, is kept in a file
-as soon as it is there: an interrupted series goes on where it stopped.
+An experiment is a dataclass of plain values, and one function turns it into its result, a JSON
+object. Each result is written to a file at once, so an interrupted series goes on where it
+stopped.
 """
 
 import json
@@ -19,23 +20,23 @@ from tqdm import tqdm
 from ..io.files import check_places, read_json, write_json
 
 
-def run_all(work, trials, executor, partial, of, label="runs"):
-    """[work(trial) for each trial, a dataclass], computed by an Executor, with progress.
+def run_all(work, experiments, executor, partial, of, label="experiments"):
+    """Returns [work(experiment) for each experiment], computed by an Executor, with progress.
 
-    partial: the file of finished results, for the caller to remove once they are safe.  of: a
-    string that says on what the results depend beside the trial; a file of results of something
-    else is replaced.
+    partial: the file of finished results. The caller removes it once they are safe.
+    of: a string that says what else the results depend on, such as the backbone. A partial file
+    that was written for another `of` is replaced.
     """
     partial, start = Path(partial), {"of": f"{work.__name__} {of}"}
     check_places(partial)
     done = read_json(partial) if partial.is_file() else start
     done = done if done.get("of") == start["of"] else start
-    todo = [trial for trial in trials if key(trial) not in done]
-    bar = tqdm(desc=label, total=len(trials), unit="run", disable=None)
-    bar.update(len(trials) - len(todo))
+    todo = [experiment for experiment in experiments if key(experiment) not in done]
+    bar = tqdm(desc=label, total=len(experiments), unit="run", disable=None)
+    bar.update(len(experiments) - len(todo))
     with bar, executor:
         try:
-            futures = {executor.submit(work, trial): trial for trial in todo}
+            futures = {executor.submit(work, experiment): experiment for experiment in todo}
             for future in as_completed(futures):
                 done[key(futures[future])] = future.result()
                 write_json(partial, done)
@@ -43,40 +44,40 @@ def run_all(work, trials, executor, partial, of, label="runs"):
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    return [done[key(trial)] for trial in trials]
+    return [done[key(experiment)] for experiment in experiments]
 
 
-def key(trial):
-    """A trial as a name in a JSON object."""
-    return json.dumps(astuple(trial))
+def key(experiment):
+    """Returns the name of an experiment in the partial file."""
+    return json.dumps(astuple(experiment))
 
 
 class Processes(ProcessPoolExecutor):
-    """An Executor of so many processes of this machine, each with one BLAS thread."""
+    """An Executor of `jobs` processes on this machine, each with one BLAS thread."""
 
     def __init__(self, jobs):
-        super().__init__(jobs, get_context("spawn"), initializer=alone)
+        super().__init__(jobs, get_context("spawn"), initializer=begin_process)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        """As any Executor's, but to cancel ends the runs that have begun, too."""
-        begun = list((self._processes or {}).values()) if cancel_futures else []
+        """Shuts down as any Executor does; to cancel also ends the experiments under way."""
+        processes = list((self._processes or {}).values()) if cancel_futures else []
         super().shutdown(wait, cancel_futures=cancel_futures)
-        for process in begun:
+        for process in processes:
             process.terminate()
 
 
-def alone():
-    """What a process does first: take one BLAS thread, and leave Ctrl-C to its parent."""
+def begin_process():
+    """Limits this process to one BLAS thread, and leaves Ctrl-C to its parent."""
     threadpool_limits(1)
-    tqdm.set_lock(RLock())  # instead of one for many processes, which had to be cleared away
+    tqdm.set_lock(RLock())  # its default lock is shared by processes, and would be left behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def dask(address):
-    """An Executor over the workers of a Dask cluster with its scheduler at tcp://host:port.
+    """Returns an Executor over the workers of a Dask cluster, its scheduler at tcp://host:port.
 
-    A run whose worker dies is given to another. Raises ValueError if the package is missing or
-    no scheduler answers there.
+    An experiment whose worker dies goes to another worker. Raises ValueError if Dask is not
+    installed or no scheduler answers at the address.
     """
     try:
         from distributed import Client
@@ -98,5 +99,5 @@ def dask(address):
 
 
 def cores():
-    """How many processor cores this process may use."""
+    """Returns how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

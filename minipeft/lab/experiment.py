@@ -1,7 +1,7 @@
-"""One fine-tuning run, measured: everything that `compare` tells about a method on a task.
+"""One experiment: a method is fine-tuned on a task, and everything about it is measured.
 
-A Trial is a few plain values and `measure` a function of it alone: trials run anywhere, in any
-order.
+An Experiment is a few plain values, and `measure` is a function of them alone. So experiments
+can run in any order, on any machine.
 """
 
 import functools
@@ -26,10 +26,11 @@ from .saved_tensors import tape_arrays
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A method on a task: for how many steps, at which learning rate, from which seed.
+class Experiment:
+    """Says which method learns which task, for how many steps, at which rate, from which seed.
 
-    words: how many words of the split to score; old tasks are scored on a quarter as many each.
+    split and words: the model is scored on so many words of this split of the task, and on a
+    quarter as many of each pretraining task ("old task").
     """
 
     task: str
@@ -53,46 +54,15 @@ class Trial:
         return self.method == "qlora"
 
 
-def backbone(packed):
-    """The shipped backbone, the weights of its Linears in nf4 if asked for."""
-    model = load_base()
-    if packed:
-        quantize(model)
-    return model
-
-
-def tune(trial):
-    """Train; return the Score on the trial's split, a dict: enough to choose a rate by."""
-    model, task = backbone(trial.packed), Task(trial.task)
-    attach(model, COMPARED[trial.method](), rng=trial.seed)
-    try:
-        train(model, task, trial)
-    except FloatingPointError:
-        return {"loss": float("inf"), "exact": 0.0}  # this rate is too high
-    return asdict(evaluate(model, task.examples(trial.split, trial.words)))
-
-
-def train(model, task, trial):
-    """`fit` as every trial calls it: all methods see the same batches in the same order."""
-    how = dict(seed=trial.seed, label=None)  # one bar for all trials is enough
-    try:
-        history = fit(model, task, trial.steps, trial.batch_size, trial.lr, **how)
-    except (ValueError, FloatingPointError) as error:
-        raise type(error)(f"{trial.method} on {trial.task}: {error}") from None
-    if history.stopped:
-        raise KeyboardInterrupt(history.stopped)
-    return history
-
-
-def measure(trial):
-    """All that is told about a trial, a JSON object: sizes in bytes, seconds, nats a letter."""
-    model, task = backbone(trial.packed), Task(trial.task)
-    examples = task.examples(trial.split, trial.words)
-    before, plain = evaluate(model, examples), logits(model, examples)
-    adapter = attach(model, COMPARED[trial.method](), rng=trial.seed)
-    history = train(model, task, trial)
-    after = evaluate(model, examples)
-    row = asdict(trial) | {
+def measure(experiment):
+    """Runs an experiment; returns a JSON object: sizes in bytes, seconds, nats a letter."""
+    task, packed, words = experiment.task, experiment.packed, experiment.words
+    model, test = backbone(packed), dataset(task, experiment.split, words)
+    before, plain = untrained(packed, task, experiment.split, words)
+    adapter = attach(model, COMPARED[experiment.method](), rng=experiment.seed)
+    history = train(model, experiment)
+    after = evaluate(model, test)
+    row = asdict(experiment) | {
         "trainable": adapter.count,
         "percent": 100 * adapter.count / model.config.size,
         "exact_before": before.exact,
@@ -100,80 +70,129 @@ def measure(trial):
         "loss_before": before.loss,
         "loss": after.loss,
         "base_bytes": base_bytes(model),
-        "old_before": old_tasks(trial.packed, trial.words),
-        "old": remembered(model, trial.words),
+        "old_before": old_tasks(packed, words),
+        "old": remembered(model, words),
         "seconds_per_step": statistics.median(history.seconds),
-        "tape_bytes": tape_bytes(model, task.train, trial),
+        "tape_bytes": tape_bytes(model, experiment),
         "file_bytes": file_bytes(model, adapter.name),
         "mergeable": adapter.method.mergeable,
-        "merge_difference": merge_difference(model, adapter, examples),
-        "examples": answers(model, trial),
+        "merge_difference": merge_difference(model, adapter, test),
+        "examples": answers(model, experiment),
         "curve": tens(history.loss),
     }
     detach(model, adapter.name)
-    row["old_detached"] = remembered(model, trial.words)
-    row["detached_is_base"] = bool((logits(model, examples) == plain).all())
+    row["old_detached"] = remembered(model, words)
+    row["detached_is_base"] = bool((logits(model, test) == plain).all())
     return row
 
 
-def tens(losses):
-    """The means of ten losses each, to four decimals: a curve of a tenth of the size."""
-    parts = (losses[i : i + 10] for i in range(0, len(losses), 10))
-    return [round(statistics.fmean(part), 4) for part in parts]
+def tune(experiment):
+    """Trains, and no more; returns the Score as a dict, which is enough to choose a rate."""
+    model = backbone(experiment.packed)
+    attach(model, COMPARED[experiment.method](), rng=experiment.seed)
+    try:
+        train(model, experiment)
+    except FloatingPointError:
+        return {"loss": float("inf"), "exact": 0.0}  # this rate is too high
+    test = dataset(experiment.task, experiment.split, experiment.words)
+    return asdict(evaluate(model, test))
 
 
-def logits(model, examples):
-    """Logits of the first 32 examples, as a NumPy array."""
-    with no_grad():
-        return to_numpy(model(examples.take(np.arange(min(32, len(examples))))[0]).data)
+def train(model, experiment):
+    """Calls `fit`; returns its History. All methods see the same batches in the same order."""
+    e, data = experiment, dataset(experiment.task, "train")
+    try:
+        history = fit(model, data, e.steps, e.batch_size, e.lr, seed=e.seed, label=None)
+    except (ValueError, FloatingPointError) as error:
+        raise type(error)(f"{e.method} on {e.task}: {error}") from None
+    if history.stopped:
+        raise KeyboardInterrupt(history.stopped)
+    return history
 
 
-def remembered(model, words):
-    """Exact match on the pretraining tasks, the mean of all."""
-    scores = [
-        evaluate(model, Task(name).examples("test", max(1, words // 4))) for name in PRETRAINING
-    ]
-    return statistics.fmean(score.exact for score in scores)
+# What many experiments share is computed once in each process.
+
+
+@functools.cache
+def dataset(task, split, words=None):
+    """Returns the Examples of so many words (default: all) of a split of a task."""
+    return Task(task).examples(split, words)
+
+
+@functools.cache
+def untrained(packed, task, split, words):
+    """Returns the backbone's own Score on a task, and its first logits."""
+    model, test = backbone(packed), dataset(task, split, words)
+    return evaluate(model, test), logits(model, test)
 
 
 @functools.cache
 def old_tasks(packed, words):
-    """Exact match of the backbone on the pretraining tasks."""
+    """Returns the backbone's own exact match on the pretraining tasks."""
     return remembered(backbone(packed), words)
 
 
-def tape_bytes(model, examples, trial):
-    """Bytes that the tape of one training step holds, the parameters themselves left out."""
-    loss = chunked_loss(model, *examples.batch(0, trial.batch_size, trial.seed))
+def backbone(packed):
+    """Returns the shipped backbone, with the weights of its Linears in nf4 if `packed`."""
+    model = load_base()
+    if packed:
+        quantize(model)
+    return model
+
+
+def remembered(model, words):
+    """Returns the exact match on the pretraining tasks, the mean over all of them."""
+    some = max(1, words // 4)
+    scores = [evaluate(model, dataset(name, "test", some)) for name in PRETRAINING]
+    return statistics.fmean(score.exact for score in scores)
+
+
+def logits(model, data):
+    """Returns the logits of the first 32 examples, as a NumPy array."""
+    with no_grad():
+        return to_numpy(model(data.take(np.arange(min(32, len(data))))[0]).data)
+
+
+def tape_bytes(model, experiment):
+    """Returns the bytes that the tape of one training step holds, without the parameters."""
+    data = dataset(experiment.task, "train")
+    loss = chunked_loss(model, *data.batch(0, experiment.batch_size, experiment.seed))
     return sum(a.nbytes for a in tape_arrays(loss, model.parameters()))
 
 
 def base_bytes(model):
-    """Bytes of all that the base is held in."""
+    """Returns the bytes of all arrays that hold the base."""
     return sum(a.nbytes for _, p in base_parameters(model) for a in p.arrays.values())
 
 
 def file_bytes(model, name):
-    """Size of the file that keeps the adapter's numbers."""
+    """Returns the size of the file that holds the adapter's parameters."""
     with tempfile.TemporaryDirectory() as folder:
         return (save_adapter(model, name, folder) / "adapter_model.safetensors").stat().st_size
 
 
-def merge_difference(model, adapter, examples):
-    """The largest change of any logit by merging; None for a method that cannot merge."""
+def merge_difference(model, adapter, data):
+    """Returns the largest change of any logit by merging; None if the method cannot merge."""
     if not adapter.method.mergeable:
         return None
-    attached = logits(model, examples)
+    attached = logits(model, data)
     receipt = merge(model, adapter.name)
-    merged = logits(model, examples)
+    merged = logits(model, data)
     unmerge(receipt)
     return float(np.abs(merged - attached).max())
 
 
-def answers(model, trial, n=3):
-    """What the model writes for a few words of the split: [[lemma, answer, right?], …]."""
-    pairs = Task(trial.task).pairs(trial.split)
+def answers(model, experiment, n=3):
+    """Returns what the model writes for n words of the split: [[lemma, answer, right?], …]."""
+    task = experiment.task
+    pairs = Task(task).pairs(experiment.split)
     pairs = [pairs[(2 * i + 1) * len(pairs) // (2 * n)] for i in range(n)]
-    written = generate(model, [encode(trial.task, lemma) for lemma, _ in pairs], 30, stop=END)
+    written = generate(model, [encode(task, lemma) for lemma, _ in pairs], 30, stop=END)
     answers = map(decode, written)
     return [[lemma, a, a == right] for (lemma, right), a in zip(pairs, answers, strict=True)]
+
+
+def tens(losses):
+    """Returns the mean of every ten losses, to four decimals: a curve a tenth as long."""
+    parts = (losses[i : i + 10] for i in range(0, len(losses), 10))
+    return [round(statistics.fmean(part), 4) for part in parts]

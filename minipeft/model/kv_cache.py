@@ -11,9 +11,7 @@ says which slots a query may attend to.
 Shapes: B batch, T tokens read now, S slots in all, G key-value heads, K head width.
 """
 
-import functools
-
-from ..engine.backend import np, xp
+from ..engine.backend import array, np, xp
 from ..engine.ops import concat
 from ..engine.tensor import Tensor, needs_gradient
 
@@ -91,7 +89,6 @@ class Cache:
         return new
 
 
-@functools.lru_cache(maxsize=4)  # a mask is as large as the scores of one head
 def causal(T, S, dtype):
     """Returns the causal mask (T, S): 0 where query i may attend to key j, j ≤ i + S − T."""
-    return xp.triu(xp.full((T, S), MASKED, dtype=dtype), k=S - T + 1)
+    return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=S - T + 1)

@@ -137,11 +137,11 @@ class Adapter:
         self.name, self.method = name, method
         self.deltas = deltas  # {path: Delta}
         self.copies = copies  # {path: Parameter}
-        self.places = {}  # {path: Module} that has the deltas and copies, once attached
-        self.replaced = {}  # {path: the base's Parameter}, while the copies are in use
+        self.modules = {}  # {path: Module} that holds its deltas and copies, once attached
+        self.originals = {}  # {path: the base's Parameter}, while the copies are in use
 
     def named_parameters(self):
-        """(path, Parameter) for all that it trains; one shared by many sites at its first."""
+        """(path, Parameter) for all that it trains; a shared one only once."""
         seen = set()
         for path, delta in self.deltas.items():
             for name, p in delta.named_parameters():
@@ -151,11 +151,11 @@ class Adapter:
         yield from self.copies.items()
 
     def parameters(self):
-        """All that this adapter trains."""
+        """The parameters that it trains."""
         return [p for _, p in self.named_parameters()]
 
     def saved(self):
-        """The arrays that an adapter's file keeps, {path: array}; a shared one at its first."""
+        """The arrays that an adapter's file keeps, {path: array}, a shared one only once."""
         arrays = {}  # {id: (path, array)}
         for path, delta in self.deltas.items():
             for name, array in delta.saved().items():
@@ -172,17 +172,17 @@ class Adapter:
 
 
 def adapters(model):
-    """The adapters attached to a model, {name: Adapter}, in the order in which they came."""
+    """The adapters attached to a model, {name: Adapter}, in order of attachment."""
     return vars(model).setdefault("adapters", {})
 
 
 def in_use(model):
-    """The adapters in use, innermost first: {name: rows that see it (B,), or None for all}."""
+    """The adapters in use, innermost first: {name: mask of rows (B,), or None for all rows}."""
     return vars(model).setdefault("adapters_in_use", {})
 
 
 def check_rows(model, parts):
-    """Raise ValueError for parts of a batch for whose rows adapters were chosen by `use`."""
+    """Raises ValueError for micro-batches of a batch whose rows use different adapters."""
     if parts > 1 and any(rows is not None for rows in in_use(model).values()):
         raise ValueError(
             "adapters were chosen for the rows of a batch, so it must be read whole; "
@@ -191,10 +191,10 @@ def check_rows(model, parts):
 
 
 def base_parameters(model):
-    """(path, Parameter) of the base as it is with every adapter switched off."""
+    """[(path, Parameter)] of the base, as if every adapter were switched off."""
     originals, added = {}, set()
     for adapter in adapters(model).values():
-        originals |= adapter.replaced
+        originals |= adapter.originals
         added |= {id(p) for delta in adapter.deltas.values() for p in delta.parameters()}
     named = [(path, p) for path, p in model.named_parameters() if id(p) not in added]
     named = [(path, originals.get(path, p)) for path, p in named]
@@ -202,12 +202,12 @@ def base_parameters(model):
 
 
 def find(model, name):
-    """The adapter of that name, or a ValueError that lists those there are."""
+    """Returns the adapter of that name. Raises ValueError, listing the names, if none has."""
     if name not in adapters(model):
         raise ValueError(unknown("adapter", name, adapters(model) or ["none attached"]))
     return adapters(model)[name]
 
 
 def precision(model):
-    """The floating-point type of the base."""
+    """The floating-point dtype of the base."""
     return base_parameters(model)[0][1].dtype

@@ -13,10 +13,10 @@ TABLES = ("wte", "lm_head")  # which 'all-linear' leaves out, as HF PEFT does
 
 
 class Targeted(Method):
-    """A method with one change on each of the matrices that its `target_modules` names.
+    """A method that makes one change on each matrix that its `target_modules` name.
 
-    Those are Linears, the head, and for some methods the token table "wte". Names match the end
-    of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj".
+    The matrices are those of Linears, the head, and for some methods the token table "wte". A
+    name matches the end of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj".
     """
 
     layers_to_transform = None
@@ -32,25 +32,33 @@ class Targeted(Method):
                 try:
                     ending(pattern)
                 except re.error as error:
-                    text = f"{option} holds a pattern that is none: {pattern!r}, {error}"
+                    text = (
+                        f"{option} holds {pattern!r}, which is no regular expression: {error}"
+                    )
                     raise ValueError(text) from None
 
     def targets(self, matrices):
-        """Those of {path: anything} that it sits on; ValueError for a name of none of them."""
-        found = targeted(in_layers(matrices, self.layers_to_transform), self.target_modules)
-        if "wte" in found and not self.embeds:
+        """The entries of {path: anything} whose modules it changes.
+
+        Raises ValueError for a name or a pattern that matches none of them.
+        """
+        chosen = targeted(in_layers(matrices, self.layers_to_transform), self.target_modules)
+        if "wte" in chosen and not self.embeds:
             kind = type(self).__name__
             raise ValueError(f"{kind} has no form for the token table; leave out wte")
         for option in ("rank_pattern", "alpha_pattern"):
-            check_pattern(option, getattr(self, option, {}), found)
-        return found
+            check_pattern(option, getattr(self, option, {}), chosen)
+        return chosen
 
     def for_module(self, path, shape):
-        """The method with the options of one module; ValueError if its matrix is too small."""
+        """The method with the options that it has at one module, whose matrix is (out, in).
+
+        Raises ValueError if the matrix is too small for them.
+        """
         return self
 
     def formula(self, n_out, n_in):
-        """(equation of what trains on one matrix (out, in), {symbol: value})."""
+        """(equation of the count on one matrix (out, in), {symbol: its value})."""
         if not self.per_matrix:
             return "each", {"each": self.parameters_per_matrix(n_out, n_in)}
         return self.per_matrix, {"out": n_out, "in": n_in, "r": getattr(self, "r", 0)}
@@ -60,7 +68,7 @@ class Targeted(Method):
         return evaluate(*self.formula(n_out, n_in))
 
     def delta(self, layer, rng):
-        """The change of one layer."""
+        """The Delta of one layer, its initial values drawn from `rng`."""
         raise NotImplementedError
 
     def terms(self, config):
@@ -105,7 +113,7 @@ class Selective(Method):
 
 
 def grid(paths):
-    """How often a Term stands for these paths, by layers and targets where that is even."""
+    """How often a Term counts for these paths: {"layer": n, "target": k} where that is even."""
     blocks = {number[1] for path in paths if (number := re.search(r"\.(\d+)\.", path))}
     kinds = {re.sub(r"\.\d+\.", ".*.", path) for path in paths}
     if blocks and len(blocks) * len(kinds) == len(paths):
@@ -114,12 +122,12 @@ def grid(paths):
 
 
 def linears(model):
-    """The Linear layers of the base, {path: Linear}."""
+    """The Linear layers of a model, {path: Linear}."""
     return {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
 
 
 def matrices(model):
-    """The modules of the base that compute with one matrix: Linears, the head, the table."""
+    """The modules that compute with one matrix: Linears, the head, the token table."""
     kinds = Linear, TiedHead
     modules = {path: m for path, m in model.named_modules() if isinstance(m, kinds)}
     return {"wte": model.wte} | modules
@@ -131,15 +139,15 @@ def weight(module):
 
 
 def shape(module):
-    """(out, in) of a module's matrix; an Embedding's maps tokens to vectors."""
+    """(out, in) of a module's matrix; that of an Embedding maps one-hot tokens to vectors."""
     size = weight(module).shape
     return size[::-1] if isinstance(module, Embedding) else size
 
 
 def targeted(layers, targets):
-    """Those of {path: anything} that target_modules names; 'all-linear' is all in the blocks.
+    """The entries of {path: anything} that target_modules name; 'all-linear' is all in blocks.
 
-    Raises ValueError if any name matches nothing, with the names that it might have meant.
+    Raises ValueError for a name that matches nothing, with the nearest that exist.
     """
     if targets == "all-linear":
         return {path: m for path, m in layers.items() if path.split(".")[-1] not in TABLES}
@@ -147,26 +155,33 @@ def targeted(layers, targets):
 
 
 def matching(modules, names):
-    """Those of {path: module} whose path is, or ends in, a name; each name must match one."""
-    found = set()
+    """The entries of {path: module} whose path is, or ends in, one of the names.
+
+    Raises ValueError for a name that matches nothing, with the nearest that exist.
+    """
+    matched = set()
     for name in names:
-        hits = matches(modules, name)
-        if not hits:
-            known = sorted({path.split(".")[-1] for path in modules})
-            raise ValueError(unknown("target module", name, known))
-        found |= hits
-    if not found:
+        paths = matches(modules, name)
+        if not paths:
+            raise ValueError(unknown("target module", name, last_names(modules)))
+        matched |= paths
+    if not matched:
         raise ValueError("no target modules were named; name some, or use 'all-linear'")
-    return {path: m for path, m in modules.items() if path in found}
+    return {path: m for path, m in modules.items() if path in matched}
+
+
+def last_names(paths):
+    """The different last parts of some paths, sorted: ['down_proj', 'k_proj', …]."""
+    return sorted({path.split(".")[-1] for path in paths})
 
 
 def matches(paths, name):
-    """Those paths that are, or end in, a name."""
+    """The paths that are, or end in, a name."""
     return {path for path in paths if f".{path}".endswith(f".{name}")}
 
 
 def in_layers(modules, numbers):
-    """Those of {path: anything} in the blocks of these numbers; all of them for None or ()."""
+    """The entries of {path: anything} in the blocks of these indices; all for None or ()."""
     wanted = {numbers} if isinstance(numbers, int) else set(numbers or ())
     if not wanted:
         return modules
@@ -186,20 +201,19 @@ def first_match(patterns, path):
 
 
 def ending(pattern):
-    """The regular expression of paths whose last names match a pattern."""
+    """The regular expression of paths whose end matches a pattern."""
     return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def check_pattern(option, table, paths):
-    """Raise ValueError for a pattern that is the first to match no path."""
+    """Raises ValueError for a pattern that is not the first match of any path."""
     used = {first_match(table, path) for path in paths}
     for key in table.keys() - used:
-        known = sorted({path.split(".")[-1] for path in paths})
-        raise ValueError(unknown(f"module in {option}", key, known))
+        raise ValueError(unknown(f"module in {option}", key, last_names(paths)))
 
 
 def patterned(method, path, alpha):
-    """The method with the r and α (the option so called) that its patterns give a module."""
+    """The method with the r and α that its patterns give a module; `alpha` names its option."""
     own = {"r": method.rank_pattern, alpha: method.alpha_pattern}
     own = {option: table.get(first_match(table, path)) for option, table in own.items()}
     own = {option: value for option, value in own.items() if value is not None}
@@ -207,7 +221,7 @@ def patterned(method, path, alpha):
 
 
 def check_rank(path, r, shape):
-    """Raise ValueError if a matrix (out, in) cannot have this rank."""
+    """Raises ValueError if a matrix (out, in) cannot have this rank."""
     if r > min(shape):
         raise ValueError(
             f"r = {r} is more than {path} can use: a {tuple(shape)} weight "
@@ -216,11 +230,11 @@ def check_rank(path, r, shape):
 
 
 def room_for(slots, context):
-    """Raise ValueError if so many virtual tokens leave no room for real ones."""
+    """Raises ValueError if so many virtual tokens leave no room for text."""
     if slots >= context:
         raise ValueError(f"{slots} virtual tokens fill a context of {context}; use fewer")
 
 
 def sites(model):
-    """All places where a function may be replaced, {path: Site}."""
+    """The Sites of a model, where a function may be replaced, {path: Site}."""
     return {path: m for path, m in model.named_modules() if isinstance(m, Site)}

@@ -142,24 +142,9 @@ class Run:
         self.parameters = list(self.trainable.values())
         self.adapters = [adapters(model)[name] for name in in_use(model)]
         self.last_good = {path: p.data.copy() for path, p in self.trainable.items()}
-        self.optimizers = self.make_optimizers()
+        self.optimizers = make_optimizers(model, settings.betas, settings.weight_decay)
         self.history = History()
         model.zero_grad()
-
-    def make_optimizers(self):
-        """Returns one optimiser per adapter in use, and one for other trainable parameters.
-
-        A method may bring its own; the default is AdamW.
-        """
-        options = {"betas": self.settings.betas, "weight_decay": self.settings.weight_decay}
-        adamw = partial(AdamW, **options)
-        rest, optimizers = {id(p): p for p in self.parameters}, []
-        for adapter in self.adapters:
-            ids = {id(p) for p in adapter.parameters()}
-            parameters = [rest.pop(key) for key in list(rest) if key in ids]
-            special = adapter.method.make_optimizer(parameters, **options)
-            optimizers.append(special or adamw(parameters))
-        return [*optimizers, adamw(rest.values())] if rest else optimizers
 
     def paths(self, optimizer):
         """Returns the path in the model of each parameter of an optimiser."""
@@ -288,6 +273,23 @@ class Run:
         }
         settings = json.loads(json.dumps(asdict(self.settings)))
         return settings | {"examples": len(self.data), "base": checksum(frozen, {})}
+
+
+def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
+    """Returns one optimiser per adapter in use, and one for all other trainable parameters.
+
+    They are AdamW, unless the method of an adapter brings its own.
+    """
+    options = {"betas": betas, "weight_decay": weight_decay}
+    rest = {id(p): p for p in model.parameters() if p.requires_grad}
+    optimizers = []
+    for name in in_use(model):
+        adapter = adapters(model)[name]
+        ids = {id(p) for p in adapter.parameters()}
+        parameters = [rest.pop(key) for key in list(rest) if key in ids]
+        special = adapter.method.make_optimizer(parameters, **options)
+        optimizers.append(special or AdamW(parameters, **options))
+    return [*optimizers, AdamW(rest.values(), **options)] if rest else optimizers
 
 
 def evaluate(model, examples, batch_size=256):

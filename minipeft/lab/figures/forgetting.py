@@ -7,7 +7,7 @@ Biderman et al. 2024, "LoRA Learns Less and Forgets Less", arXiv:2405.09673
 """
 
 from ..compare import GRID
-from ..experiment import Trial
+from ..experiment import Experiment
 from ..experiment import measure as measured
 from ..plots import SMALL, canvas, style, tidy, tint
 
@@ -21,7 +21,9 @@ def measure(fast=False):
     found = {}
     for task in TASKS[:1] if fast else TASKS:
         for method in METHODS:
-            rows = [measured(Trial(task, method, steps, lr, words=words)) for lr in GRID[:5]]
+            rows = [
+                measured(Experiment(task, method, steps, lr, words=words)) for lr in GRID[:5]
+            ]
             found.setdefault(task, {})[method] = [[r["lr"], r["exact"], r["old"]] for r in rows]
     return {"steps": steps, "old before": rows[-1]["old_before"], "runs": found}
 

@@ -2,25 +2,25 @@
 
     f(x) + (α / r) P Λ Q x          Q: (r, in), P: (out, r) from N(0, 0.02²)    Λ: (r,) zero
 
-r = init_r. Λ = 0, so attaching changes nothing. P Λ Q has the form of an SVD, and the loss is
-joined by γ (‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖²), in the mean over the targets, which keeps P and Q about
-orthogonal: then λₖ alone says how much the k-th triplet matters, and can be put to zero and
-come back. Trains r (in + out) + r numbers a target, of which few are in use in the end; merges
-exactly; the rank is how many λ are not zero.
+r = init_r. Λ = 0, so attaching changes nothing. P Λ Q has the form of an SVD. To keep P and Q
+nearly orthogonal, γ (‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖²), averaged over the targets, is added to the
+loss. Then λₖ alone says how much the k-th triplet (column of P, λ, row of Q) matters: it can be
+set to zero and come back. Trains r (in + out) + r parameters a target; in the end few triplets
+are left. Merges exactly. The rank is the number of λ that are not zero.
 
-After each update every number w with gradient g gets a score, its smoothed sensitivity
-I ← β₁ I + (1 − β₁) |w g| times its smoothed uncertainty U ← β₂ U + (1 − β₂) | |w g| − I |. A
-triplet's score is λ's plus the mean of those of its column of P and of its row of Q. Every
-deltaT updates only the b(t) best triplets of the whole model keep their λ:
+After each update every parameter w with gradient g gets a score: its smoothed sensitivity
+I ← β₁ I + (1 − β₁) |w g| times its smoothed uncertainty U ← β₂ U + (1 − β₂) | |w g| − I |. The
+score of a triplet is that of λ plus the mean score in its column of P and in its row of Q.
+Every deltaT updates, only the b(t) best triplets of the whole model keep their λ:
 
     b(t) = init_r N                                                   t ≤ tinit
     b(t) = (target_r + (init_r − target_r) (1 − τ)³) N                τ from 0 to 1
     b(t) = target_r N, those chosen at its start                      the last tfinal updates
 
-for N targets. `fit` calls for all that, and keeps the ranks after each update in the History.
+for N targets. `fit` does all that, and notes the ranks after each update in the History.
 
-Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and start are those of HF
-PEFT, which divides by r + 10⁻⁵ and does not square the norms.
+Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and initialisation are those
+of HF PEFT, which divides by r + 10⁻⁵ and does not square the norms.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from ..targets import Targeted, check_rank, shape, weight
 
 @dataclass(frozen=True)
 class AdaLoRA(Targeted):
-    """AdaLoRA on the named matrices: from init_r ranks each to target_r in the mean."""
+    """AdaLoRA on the named matrices, from init_r ranks each to target_r on average."""
 
     init_r: int = option(12, at_least=1)
     target_r: int = option(8, at_least=1)
@@ -155,7 +155,7 @@ class AdaLoRADelta(Delta):
 
     @property
     def rank(self):
-        """How many λ are not zero."""
+        """The number of λ that are not zero."""
         return int((self.lora_E.data != 0).sum())
 
     def skewness(self):

@@ -3,10 +3,10 @@
     h + φ(h D + b₁) U + b₂        h = f(x)
     D = Σᵢ Aᵢ ⊗ (sᵢ tᵢ)           i = 1 … n    Aᵢ: (n, n)    sᵢ: (width/n, k)    tᵢ: (k, m/n)
 
-and U: (m, width) alike. The slow weights A are shared by all adapters, the fast ones s and t
-are each matrix's own. An adapter trains 2 k (width + m) + m + width numbers where a plain one
-trains 2 m width + m + width; A adds n³ once. U's t and the biases are zero, so attaching
-changes nothing; s and D's t are Glorot-uniform, A is N(0, 1/n²), which makes D about as large
+U: (m, width) is made in the same way. All adapters share the matrices A; each D and U has its
+own s and t. An adapter trains 2 k (width + m) + m + width parameters where a plain one trains 2
+m width + m + width; A adds n³ once. The t of U and the biases are zero, so attaching changes
+nothing. s and the t of D are Glorot-uniform and A is N(0, 1/n²), which makes D about as large
 as a plain adapter's (AdapterHub draws A from N(0, 10⁻⁸), a start near zero). n must divide
 width and m. φ is not linear, so it cannot be merged.
 

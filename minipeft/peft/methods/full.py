@@ -1,11 +1,10 @@
-"""Full fine-tuning: every parameter of the base trains.
+"""Full fine-tuning: trains every parameter of the base.
 
     W ← W + ΔW        for all parameters
 
-The base itself stays: what trains is a private copy that takes its place while in use, so
-switching back restores every bit. Trains all numbers of the base, and each costs a gradient and
-two moments of AdamW. Merging makes the copy the base. Rows of one batch cannot use different
-copies.
+The base itself stays as it is: what trains is a private copy, which takes its place while in
+use, so switching back restores every bit. Every parameter costs a gradient and two moments of
+AdamW. Merging makes the copy the base. Rows of one batch cannot use different copies.
 """
 
 from dataclasses import dataclass

@@ -1,12 +1,13 @@
-"""(IA)³: stretch the keys, the values and the hidden units of the MLP, each by a number.
+"""(IA)³: multiplies keys, values and the hidden units of the MLP by learnt vectors.
 
     l ∘ f(x)        on k_proj and v_proj       l: (out,) ones
     f(l ∘ x)        on down_proj               l: (in,) ones
 
-l = 1, so attaching changes nothing. Trains out numbers a target, in numbers for a feed-forward
-one: L (2 kv + ffn) by default. The change is that of a diagonal matrix: it merges exactly,
-W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make a feature stronger, weaker or
-opposite, and mixes none with another; what follows from the features may be new all the same.
+l = 1, so attaching changes nothing. Trains out parameters a target, or in parameters for a
+feed-forward one: L (2 kv + ffn) by default. It multiplies by a diagonal matrix, so it merges
+exactly: W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make a feature stronger, weaker
+or opposite, and never mixes two; what later layers make of the features may be new all the
+same.
 
 Liu et al. 2022, section 3.3, arXiv:2205.05638. As in HF PEFT any matrix can be a target. On
 GPT-2's c_attn, which HF holds as one matrix, its l stretches the queries too: here queries,
@@ -69,7 +70,7 @@ class IA3(Targeted):
 
 
 class IA3Delta(Delta):
-    """One stretched output: l ∘ f(x), (…, in) -> (…, out)."""
+    """A scaled output: l ∘ f(x), (…, in) -> (…, out)."""
 
     def __init__(self, layer):
         self.ia3_l = Parameter(np.ones(shape(layer)[0]))
@@ -87,7 +88,7 @@ class IA3Delta(Delta):
 
 
 class IA3InputDelta(Delta):
-    """One stretched input: f(l ∘ x), (…, in) -> (…, out)."""
+    """A scaled input: f(l ∘ x), (…, in) -> (…, out)."""
 
     def __init__(self, layer):
         self.ia3_l = Parameter(np.ones(shape(layer)[1]))

@@ -1,13 +1,13 @@
-"""LLaMA-Adapter: a prefix that attention reads apart, through a gate that starts at zero.
+"""LLaMA-Adapter: a prefix with an attention of its own, added through a gate that is zero.
 
     softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)      P: (n, width)    g: zero
 
-in the last L layers; W_k and W_v are the layer's own frozen projections, the keys of P are not
-rotated, and every token sees all of P. As g = 0, attaching changes nothing; P, from N(0, 1),
-learns from the second step. With a softmax of its own the prefix takes no attention from the
-tokens: it adds to what they give, where prefix tuning mixes the two by a gate that is not free.
-The cache is no longer than without it. Trains L (n width + H) numbers, a gate for each of H
-heads; with `per_head` off one gate serves a layer, as in HF PEFT: L (n width + 1). Cannot be
+in the last L layers. W_k and W_v are the layer's own frozen projections, the keys of P are not
+rotated, and every token sees all of P. g = 0, so attaching changes nothing; P, from N(0, 1),
+learns from the second step on. The prefix has a softmax of its own, so it takes no attention
+from the tokens: it adds to their output, where prefix tuning makes both share one softmax. The
+KV cache is no longer than without it. Trains L (n width + H) parameters, a gate for each of H
+heads; without `per_head` a layer has one gate, as in HF PEFT: L (n width + 1). Cannot be
 merged, as no weight computes the same.
 
 Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32
@@ -45,7 +45,7 @@ class LlamaAdapter(Method):
     hf_on_gpt2 = False
 
     def layers(self, there):
-        """Which of the model's layers have a prefix: the last ones."""
+        """The range of the layers that have a prefix: the last ones."""
         wanted = there if self.adapter_layers is None else self.adapter_layers
         if wanted > there:
             raise ValueError(f"adapter_layers = {wanted}, but the model has {there}; use fewer")

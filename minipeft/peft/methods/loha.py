@@ -3,10 +3,10 @@
     f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x      B₁, B₂: (out, r)      A₁, A₂: (r, in), A₂ zero
 
 A₂ = 0, so attaching changes nothing; the others are U(±1/√columns). Trains 2 r (in + out)
-numbers a target, twice as many as LoRA of rank r, for a rank that is squared. Merges exactly.
-The (out, in) product is formed every step: no thin products, so it is slower than LoRA.
+parameters a target, twice as many as LoRA of rank r, for a rank of up to r². Merges exactly.
+The (out, in) product is formed in every step: it is slower than LoRA's two thin products.
 
-Hyeon-Woo et al. 2022 (FedPara), section 2.2, arXiv:2108.06098; the start is HF PEFT's
+Hyeon-Woo et al. 2022 (FedPara), section 2.2, arXiv:2108.06098; the initialisation is HF PEFT's
 """
 
 from dataclasses import dataclass

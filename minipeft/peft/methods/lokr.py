@@ -1,16 +1,17 @@
-"""LoKr: the change of a weight as a Kronecker product of two small matrices.
+"""LoKr: learns the change of a weight as a Kronecker product of two small matrices.
 
     f(x) + (α / r) (W₁ ⊗ W₂) x      W₁: (o₁, i₁) zero    W₂: (o₂, i₂)    out = o₁ o₂, in = i₁ i₂
 
-The factors are as near to a square as the sizes divide, o₁ ≤ o₂ and i₁ ≤ i₂, or o₁ and i₁ are
-`decompose_factor` where that divides. Where r < max(o₂, i₂) / 2, W₂ is itself a product
-(o₂, r) (r, i₂), and with `decompose_both` so may be W₁; else r is only a part of the scale.
-W₁ = 0, so attaching changes nothing; W₂ is U(±1/√columns). Trains o₁ i₁ + o₂ i₂ numbers a
-target, with r (o + i) in place of o i for a factor that is a product. Its rank is the product
-of the factors' ranks, so it can be full. Merges exactly. x is folded to (i₁, i₂) and multiplied
-from both sides: the (out, in) matrix is formed for merging only.
+out and in are split into factors as equal as possible, o₁ ≤ o₂ and i₁ ≤ i₂; or o₁ and i₁ are
+`decompose_factor`, where that divides. Where r < max(o₂, i₂) / 2, W₂ is itself a product
+(o₂, r) (r, i₂), and with `decompose_both` W₁ may be one too; otherwise r only scales. W₁ = 0,
+so attaching changes nothing; W₂ is U(±1/√columns). Trains o₁ i₁ + o₂ i₂ parameters a target,
+with r (o + i) in place of o i for a factor that is a product. The rank of the change is the
+product of the factors' ranks, so it can be full. Merges exactly. The forward pass reshapes x to
+(i₁, i₂) and multiplies it from both sides: the (out, in) matrix is formed only for merging.
 
-Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and start are HF PEFT's
+Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and initialisation are HF
+PEFT's
 """
 
 import math
@@ -100,8 +101,8 @@ class LoKrDelta(Delta):
 
     def __call__(self, f, x):
         w1, w2 = self.factors()
-        folded = x.reshape(*x.shape[:-1], w1.shape[1], w2.shape[1])  # (…, i₁, i₂)
-        half = swapped(linear(folded, w2))  # (…, o₂, i₁)
+        grid = x.reshape(*x.shape[:-1], w1.shape[1], w2.shape[1])  # (…, i₁, i₂)
+        half = swapped(linear(grid, w2))  # (…, o₂, i₁)
         y = swapped(linear(half, w1))  # (…, o₁, o₂)
         return f(x) + y.reshape(*x.shape[:-1], -1) * self.scaling
 
@@ -124,6 +125,6 @@ def factors(n, near):
 
 
 def swapped(x):
-    """The last two axes of x changed places."""
+    """x with its last two axes exchanged."""
     n = x.ndim
     return x.transpose(*range(n - 2), n - 1, n - 2)

@@ -2,13 +2,13 @@
 
     f(x) + (α / r) B A x            A: (r, in) random        B: (out, r) zero
 
-B = 0, so attaching changes nothing; A is random, so B has a gradient at once, and A from the
-second step. Trains r (in + out) numbers a target. Merges exactly: W + (α / r) B A. The change
-has rank ≤ r, and r = min(in, out) can reach any change. The bias is left alone. Merged, it
-costs nothing at inference; before that, two thin products.
+B = 0, so attaching changes nothing. A is random, so B has a gradient at once, and A from the
+second step on. Trains r (in + out) parameters a target. Merges exactly: W + (α / r) B A. The
+change has rank ≤ r; with r = min(in, out) it can be any matrix. The bias stays as it is.
+Merged, it costs nothing at inference; attached, it costs two thin products.
 
 On the token table, "wte", A has a column for each token: f(t) + (α / r) B A[:, t], A zero and B
-from N(0, 1) as in HF PEFT. On a head that is tied to the table, the change is the head's alone:
+from N(0, 1) as in HF PEFT. On a head that is tied to the table, only the head changes:
 merging unties the two.
 
 Hu et al. 2021, section 4.1, arXiv:2106.09685. As in HF PEFT, A is drawn from U(±1/√in); the
@@ -30,8 +30,8 @@ class LoRA(Targeted):
     """LoRA of rank r on the named matrices; lora_dropout acts on the input of A only.
 
     rank_pattern and alpha_pattern give single modules another r or α, by a regular expression
-    for the end of their path: {"down_proj": 16}; of several that match the first counts, and
-    the module's scale is its own α / r, as in HF PEFT. layers_to_transform numbers the blocks.
+    for the end of their path: {"down_proj": 16}. The first pattern that matches counts, and the
+    module is scaled by its own α / r, as in HF PEFT. layers_to_transform picks blocks by index.
     """
 
     r: int = option(8, at_least=1)
@@ -57,7 +57,7 @@ class LoRA(Targeted):
 
     @property
     def scaling(self):
-        """What B A is multiplied by."""
+        """The factor of B A, α / r."""
         return self.lora_alpha / self.r
 
     def for_module(self, path, shape):

@@ -2,10 +2,10 @@
 
     f(x) + (α / r) B A x            A: (r, in) at lr         B: (out, r) at λ · lr
 
-At one rate for both, a wide model learns B too slowly: a step of A changes the output by a sum
-over `in` inputs, a step of B by one over r. A ratio λ ≫ 1 evens that out. It is a matter of the
-optimiser alone: B's Parameter says at how many times the learning rate it learns. Trains
-r (in + out) numbers a target; equation, start and merging are LoRA's.
+With one rate for both, a wide model learns B too slowly: a step of A changes the output by a
+sum over `in` inputs, a step of B by a sum over r. A ratio λ ≫ 1 evens that out. Only the
+optimiser differs from LoRA: B's Parameter has a `rate`, by which its learning rate is
+multiplied. Trains r (in + out) parameters a target; initialisation and merging are LoRA's.
 
 Hayou et al. 2024, section 4, arXiv:2402.12354, with λ = 16
 """

@@ -1,12 +1,12 @@
-"""P-tuning: prompt tuning whose vectors a small network makes while they are trained.
+"""P-tuning: prompt tuning whose vectors are made by a small network during training.
 
     [P ; f(ids)]      P = W₃ relu(W₂ relu(W₁ E + b₁) + b₂) + b₃      E: (n, width) from N(0, 1)
 
-The network ties the vectors together, which trains more evenly than n free ones; it reads
-nothing of the input, so P is a constant once trained. Only P is saved: the file holds a plain
-prompt of n width numbers, and loading gives prompt tuning. With h hidden units and d the width
-it trains n d + (d h + h) + (h h + h) + (h d + d) numbers. Attaching changes the output, and no
-weight computes the same, so it cannot be merged.
+The vectors share the network's weights, which makes training more stable than n free vectors.
+The network reads nothing of the input, so P is a constant once trained, and only P is saved:
+the file holds a plain prompt of n width parameters, and loading gives prompt tuning. With h
+hidden units and d the width it trains n d + (d h + h) + (h h + h) + (h d + d) parameters.
+Attaching changes the output, and no weight computes the same, so it cannot be merged.
 
 Liu et al. 2021, section 3.2, arXiv:2103.10385. As in HF PEFT the MLP has three layers and h = d
 unless given, and the virtual tokens all come first; the paper also has an LSTM below the MLP.

@@ -2,13 +2,13 @@
 
     f(x) + s · (U φ(D x + b₁) + b₂)        D: (m, width) random    U: (width, m) zero
 
-U = b₁ = b₂ = 0, so attaching changes nothing. Trains 2 m width + m + width numbers a place.
-Beside the MLP (the default) it widens the MLP by m units, beside attention it is a second head.
-With φ the identity it is LoRA on the whole sub-layer; otherwise it cannot be merged. It reads
-what the sub-layer reads, here the normed stream; AdapterHub's reads the stream before its norm.
+U = b₁ = b₂ = 0, so attaching changes nothing. Trains 2 m width + m + width parameters a place.
+Beside the MLP (the default) it widens the MLP by m units. With φ the identity it is LoRA on the
+whole sub-layer; otherwise φ is not linear, and it cannot be merged. It reads what the sub-layer
+reads, here the normalised stream; AdapterHub's reads the stream before the norm.
 
 He et al. 2022, sections 4.3 to 4.6, arXiv:2110.04366; s = 4 and m = 512 at width 1024 in MAM,
-which is a short prefix and one of these at once: `use(model, ["prefix", "parallel"])`.
+which combines it with a short prefix: `use(model, ["prefix", "parallel"])`.
 """
 
 from dataclasses import dataclass

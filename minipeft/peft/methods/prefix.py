@@ -1,15 +1,16 @@
-"""Prefix tuning: trainable keys and values that every layer's attention may look back at.
+"""Prefix tuning: trainable keys and values in front of those of every layer's attention.
 
     attention(q, [P_k ; k], [P_v ; v])          P: (n, 2 · layers · G · K) random
 
-In other words a trainable start of the KV cache: real tokens begin at position n, and prefix
-keys are used as stored, not rotated, both as in HF PEFT. Trains 2 n layers G K numbers (G key
-heads of width K). Attaching changes the output, as there is no neutral prefix. No weight
-computes the same, so it cannot be merged, and every sequence is n slots longer.
+In other words, a trainable start of the KV cache. Tokens begin at position n, and the keys of
+the prefix are not rotated, both as in HF PEFT. Trains 2 n layers G K parameters (G key heads of
+width K). Attaching changes the output, as there is no neutral prefix. No weight computes the
+same, so it cannot be merged, and every sequence is n slots longer.
 
 With `prefix_projection` a network makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂, E: (n, G K),
-which trains more evenly: n G K + (G K + 1) h + (h + 1) 2 layers G K numbers for h hidden units.
-Only P is saved, so the network is gone after loading.
+which makes training more stable. With h hidden units it trains
+n G K + (G K + 1) h + (h + 1) 2 layers G K parameters. Only P is saved: after loading, the
+network is gone.
 
 Li & Liang 2021, section 4, arXiv:2101.00190
 Without the network it is P-tuning v2: Liu et al. 2021, arXiv:2110.07602
@@ -64,7 +65,7 @@ PTuningV2 = Prefix  # Liu et al.'s "deep prompt tuning" is a prefix, by default 
 
 
 class PrefixDelta(Delta):
-    """The prefix of all layers, put in front of what the cache holds."""
+    """The prefix of all layers, put at the start of the KV cache."""
 
     def __init__(self, start, method, rng):
         n, kv = method.num_virtual_tokens, start.kv_heads * start.head_width

@@ -2,9 +2,9 @@
 
     [P ; f(ids)]          P: (n, width), U(±½) or the embeddings of `init_ids`, repeated to n
 
-They are read like tokens: they take positions 0 … n − 1, and their logits are dropped. Trains
-n width numbers, whatever the depth, yet every sequence is n tokens longer in every layer.
-Attaching changes the output. No weight computes the same, so it cannot be merged.
+The model reads them like tokens: they take positions 0 … n − 1, and their logits are dropped.
+Trains n width parameters, whatever the depth, yet every sequence is n tokens longer in every
+layer. Attaching changes the output. No weight computes the same, so it cannot be merged.
 
 Lester et al. 2021, section 2, arXiv:2104.08691
 """

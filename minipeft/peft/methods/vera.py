@@ -1,16 +1,16 @@
-"""VeRA: one pair of random matrices for all layers, of which each layer scales the ranks.
+"""VeRA: all layers share two frozen random matrices; each layer trains two scaling vectors.
 
     f(x) + b ∘ B (d ∘ A x)      A: (r, in), B: (out, r) frozen    d: (r,) at 0.1, b: (out,) zero
 
 A and B are drawn once, as large as the largest target needs, and every target takes their first
-columns and rows. b = 0, so attaching changes nothing. Trains r + out numbers a target, hence r
-can be large, also above in and out. Only d, b and the seed `projection_prng_key` are saved: the
-same seed draws the same matrices. Merges exactly: W + diag(b) B diag(d) A, of rank ≤ r. The
-frozen product costs as much time as LoRA's of that rank.
+columns and rows. b = 0, so attaching changes nothing. Trains r + out parameters a target, so r
+may be large, even larger than in and out. Only d, b and the seed `projection_prng_key` are
+saved: the same seed draws the same matrices. Merges exactly: W + diag(b) B diag(d) A, of rank
+≤ r. The frozen products take as much time as those of a LoRA of that rank.
 
 Kopiczko et al. 2023, section 3, arXiv:2310.11454, with r from 256 to 1024. As in HF PEFT, A and
-B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; its own generator draws
-other numbers from a seed than NumPy's.
+B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed, HF's
+generator draws other values than NumPy's.
 """
 
 import math
@@ -69,7 +69,7 @@ class VeRADelta(Delta):
 
     def __init__(self, layer, method, a, b):
         n_out, n_in = shape(layer)
-        self.a, self.b = a[:, :n_in], b[:n_out]  # views of what all layers share
+        self.a, self.b = a[:, :n_in], b[:n_out]  # views of the shared matrices
         self.vera_lambda_b = Parameter(np.zeros(n_out))
         self.vera_lambda_d = Parameter(np.full(method.r, method.d_initial))
         self.dropout = Dropout(method.vera_dropout)
