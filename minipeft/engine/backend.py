@@ -40,10 +40,10 @@ def keep_freed_memory():
 
 keep_freed_memory()
 
-CACHED = 1 << 16  # a few arrays of so many elements fit in a core's cache of 2 MB
+CHUNK_ELEMENTS = 1 << 16  # a few arrays of so many elements fit in a core's cache of 2 MB
 
 _precision = ContextVar("precision", default="float32")
-_create = ContextVar("create", default=xp.array)
+_constructor = ContextVar("constructor", default=xp.array)
 
 
 def default_dtype():
@@ -66,7 +66,7 @@ def dtype(name):
         _precision.reset(token)
 
 
-def blocks(a, width=None):
+def chunks(a, width=None):
     """Returns slices that cover the rows of an array, in order.
 
     width: how many elements the work on one row touches, by default those of the row.
@@ -75,26 +75,26 @@ def blocks(a, width=None):
     """
     rows = len(a)
     width = a.size // max(1, rows) if width is None else width
-    step = CACHED // max(1, width) if isinstance(a, np.ndarray) else rows
+    step = CHUNK_ELEMENTS // max(1, width) if isinstance(a, np.ndarray) else rows
     return [slice(start, start + step) for start in range(0, rows, max(1, step))]
 
 
 def array(values, dtype=None):
     """Returns the values copied to the device, as floats of the default dtype or as `dtype`."""
-    return _create.get()(values, dtype=default_dtype() if dtype is None else dtype)
+    return _constructor.get()(values, dtype=default_dtype() if dtype is None else dtype)
 
 
 @contextlib.contextmanager
-def creating(create):
-    """Inside the block `array` returns create(values, dtype), not xp.array(values, dtype).
+def array_constructor(construct):
+    """Inside the block `array` returns construct(values, dtype), not xp.array(values, dtype).
 
     The ledger uses it to build a model of any size from shapes, without memory for the values.
     """
-    token = _create.set(create)
+    token = _constructor.set(construct)
     try:
         yield
     finally:
-        _create.reset(token)
+        _constructor.reset(token)
 
 
 def to_numpy(a):
@@ -102,7 +102,7 @@ def to_numpy(a):
     return np.asarray(a) if xp is np else xp.asnumpy(a)
 
 
-def numbers(scalars):
+def to_list(scalars):
     """Returns arrays without axes as a list of Python numbers, copied to the host together.
 
     The host waits for the device once, not once for each of them.

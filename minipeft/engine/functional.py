@@ -10,7 +10,7 @@ G key-value heads, K head width.
 
 import math
 
-from .backend import array, blocks, np, xp
+from .backend import array, chunks, np, xp
 from .tensor import needs_gradient, once, record, value
 
 IGNORE = -100  # the label of a position that takes no part in the loss, as in PyTorch
@@ -74,7 +74,7 @@ def gelu(x):
     a, c, keep = value(x), math.sqrt(2.0 / math.pi), needs_gradient(x)
     flat, shape = a.reshape(-1), a.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
-    for part in blocks(flat):
+    for part in chunks(flat):
         a = flat[part]
         aa = a * a
         h = aa * (0.044715 * c)
@@ -102,7 +102,7 @@ def silu(x):
     a, keep = value(x), needs_gradient(x)
     flat, shape = a.reshape(-1), a.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
-    for part in blocks(flat):
+    for part in chunks(flat):
         s = flat[part] * 0.5
         xp.tanh(s, out=s)
         s += 1.0
@@ -213,7 +213,7 @@ def attention(q, k, v, mask):
     def gradients(g):
         g = g.reshape(grouped)
         dq, dk, dv = (xp.empty_like(x) for x in (queries, keys, values))
-        for rows in blocks(queries, H * T * S):
+        for rows in chunks(queries, H * T * S):
             ds = g[rows] @ xp.swapaxes(values[rows], -1, -2)
             ds -= (ds[..., None, :] @ p[rows][..., :, None])[..., 0]
             ds *= p[rows]
@@ -235,7 +235,7 @@ def _attend(queries, keys, values, mask, T):
     H = N // T * G
     p, y = (xp.empty_like(queries, shape=s, order="C") for s in ((B, G, N, S), (B, T, H, K)))
     y = y.transpose(0, 2, 1, 3)  # (B, T, H, K) in memory, the order in which it is read next
-    for rows in blocks(queries, H * T * S):
+    for rows in chunks(queries, H * T * S):
         scores = xp.matmul(queries[rows], xp.swapaxes(keys[rows], -1, -2), out=p[rows])
         if mask is not None:
             scores = scores.reshape(-1, G, H // G, T, S)  # a view

@@ -2,7 +2,7 @@
 
 import math
 
-from .backend import blocks, xp
+from .backend import chunks, xp
 
 
 class AdamW:
@@ -79,7 +79,7 @@ def in_chunks(*arrays):
     """Yields views of the same rows of every array, so few that they stay in a core's cache."""
     rows = [xp.atleast_1d(a) for a in arrays]
     first = rows[0]
-    for part in blocks(first):
+    for part in chunks(first):
         yield tuple(a[part] for a in rows)
 
 

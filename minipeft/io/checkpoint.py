@@ -16,7 +16,7 @@ from pathlib import Path
 from ..engine.backend import dtype, np, to_numpy, xp
 from ..errors import unknown
 from ..model.config import Config
-from ..model.quantize import Packed, pack
+from ..model.quantize import QuantizedParameter, quantize_weights
 from ..model.transformer import Transformer
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
@@ -41,9 +41,9 @@ def save_model(model, folder):
     """
     config = asdict(model.config) | {"dtype": str(model.wte.weight.dtype)}
     parameters = dict(base_parameters(model))
-    packed = {path: p.packed_by for path, p in parameters.items() if isinstance(p, Packed)}
-    if packed:
-        config["packed"] = packed
+    quantized = {path: p for path, p in parameters.items() if isinstance(p, QuantizedParameter)}
+    if quantized:
+        config["packed"] = {path: p.quantization for path, p in quantized.items()}
     arrays = stored_arrays(parameters)
     write_arrays(Path(folder) / "model.safetensors", arrays, {"config": json.dumps(config)})
     write_json(Path(folder) / "config.json", config)
@@ -57,15 +57,15 @@ def load_model(folder):
     """
     path = Path(folder) / "model.safetensors"
     values = read_config(path, Path(folder) / "config.json")
-    precision, packed = values.pop("dtype", "float32"), values.pop("packed", {})
+    precision, quantization = values.pop("dtype", "float32"), values.pop("packed", {})
     elements = count_elements(path)
     with error_context(path), dtype(precision):
         config = Config.from_dict(values)
-        fits = config.size <= 2 * elements if packed else config.size == elements
+        fits = config.size <= 2 * elements if quantization else config.size == elements
         if not fits:  # checked before memory is allocated; two 4-bit codes may share an element
             raise ValueError(f"it holds {elements:,} values, its config needs {config.size:,}")
         model = Transformer(config, rng=0)
-        pack(model, packed)
+        quantize_weights(model, quantization)
     arrays = stored_arrays(dict(model.named_parameters()))
     loaded, _ = read_arrays(path, like=arrays)
     for name, a in arrays.items():

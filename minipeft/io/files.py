@@ -61,7 +61,7 @@ def writing(path):
         raise type(error)(text) from None
 
 
-def check_places(*paths):
+def check_writable(*paths):
     """Raises OSError if any of the files could not be written: to know before a long run."""
     for path in map(Path, paths):
         with writing(path):

@@ -190,7 +190,7 @@ def hf_config(adapter, hf_path, config):
     if isinstance(method, Targeted):
         paths = list(adapter.deltas)
         values |= {"target_modules": paths, "fan_in_fan_out": on_gpt2}
-        methods = {path: method.for_module(path, config.matrices[path]) for path in paths}
+        methods = {path: method.for_module(path, config.target_shapes[path]) for path in paths}
         values |= patterns(method, methods)
     if method.hf_flag:
         values[method.hf_flag] = True

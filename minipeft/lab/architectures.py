@@ -50,7 +50,7 @@ def like(config, more, without=()):
 
     A path with * stands for one in every block; what has a word of `without` is left out.
     """
-    of_config = config.parameters.items()
+    of_config = config.parameter_shapes.items()
     shapes = {p: shape for p, shape in of_config if not set(p.split(".")) & set(without)}
     for path, shape in more.items():
         for i in range(config.layers if "*" in path else 1):

@@ -74,7 +74,7 @@ class Config(Options):
         return replace(self, **changes)
 
     @property
-    def linears(self):
+    def linear_shapes(self):
         """{path in the Transformer: (out, in)} of the weight of every Linear layer."""
         D, kv = self.width, self.kv_heads * self.head_width
         block = {
@@ -92,24 +92,26 @@ class Config(Options):
         return shapes if self.tied else shapes | {"lm_head": (self.vocab, D)}
 
     @property
-    def matrices(self):
+    def target_shapes(self):
         """{path: (out, in)} of what a method may target: Linears, token table and head.
 
         The token table counts as a Linear layer on one-hot ids: `vocab` in, `width` out.
         """
         tables = {"wte": (self.width, self.vocab), "lm_head": (self.vocab, self.width)}
-        blocks = {path: shape for path, shape in self.linears.items() if path not in tables}
+        blocks = {
+            path: shape for path, shape in self.linear_shapes.items() if path not in tables
+        }
         return blocks | tables
 
     @property
-    def parameters(self):
+    def parameter_shapes(self):
         """{path: shape} of every parameter of a Transformer of this Config."""
         D = self.width
         tables = {"wte.weight": (self.vocab, D)}
         if self.position == "learned":
             tables["wpe.weight"] = (self.context, D)
         weights, biases = {}, {}
-        for path, (n_out, n_in) in self.linears.items():
+        for path, (n_out, n_in) in self.linear_shapes.items():
             weights[f"{path}.weight"] = n_out, n_in
             if self.bias and path != "lm_head":
                 biases[f"{path}.bias"] = (n_out,)

@@ -18,7 +18,7 @@ from ..engine.tensor import Tensor, needs_gradient
 MASKED = -1e30  # added to a masked score: its exponential is 0, and a row of them is not NaN
 
 
-class Cache:
+class KVCache:
     """The keys and values read so far, a pair for each layer, and which slots are padding."""
 
     def __init__(self, layers):
@@ -72,12 +72,12 @@ class Cache:
         padding = (~filled[:, None, :] * MASKED).astype(dtype)
         return positions, causal(T, self.length, dtype) + xp.asarray(padding)
 
-    def behind(self, keys, values):
+    def with_prefix(self, keys, values):
         """Returns a new cache that starts with other slots and goes on with those of this one.
 
         keys[layer] and values[layer] are (B, G, P, K). The P slots are padding in no row.
         """
-        new, P = Cache(len(self.keys)), keys[0].shape[2]
+        new, P = KVCache(len(self.keys)), keys[0].shape[2]
         new.length = P + self.length
         if self.attention_mask is not None:
             virtual = np.ones((len(self.attention_mask), P), bool)

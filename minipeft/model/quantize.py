@@ -65,7 +65,7 @@ def levels_of_bytes(kind, precision):
     return xp.asarray(levels[np.stack([byte >> 4, byte & 15], axis=1)], dtype=precision)
 
 
-class Packed(Parameter):
+class QuantizedParameter(Parameter):
     """A frozen parameter held as codes and scales. Reading its `data` dequantises it each time.
 
     Raises ValueError for an unknown kind, a block that is not an even number of weights, or
@@ -93,7 +93,7 @@ class Packed(Parameter):
         self.mean, self.scales = None, scales
         if double:
             self.mean = scales.mean(keepdims=True)
-            self.scales = Packed(scales - self.mean, "int8", 256, double=False)
+            self.scales = QuantizedParameter(scales - self.mean, "int8", 256, double=False)
 
     @property
     def data(self):
@@ -129,7 +129,7 @@ class Packed(Parameter):
         return sum(a.nbytes for a in self.arrays.values())
 
     @property
-    def packed_by(self):
+    def quantization(self):
         """The options by which it was quantised: {"kind": …, "block": …, "double": …}."""
         return {"kind": self.kind, "block": self.block, "double": self.double}
 
@@ -145,15 +145,15 @@ class Packed(Parameter):
                 "a quantised weight cannot train; attach a method, or dequantize(model) first"
             )
 
-    def packing(self, values):
+    def requantized(self, values):
         """Returns other values, quantised by the same options."""
-        return Packed(values, **self.packed_by)
+        return QuantizedParameter(values, **self.quantization)
 
     def __deepcopy__(self, memo):
         return self  # read-only, so copies of a model can share it
 
     def __repr__(self):
-        return f"Packed({self.shape}, {self.kind!r}, {self.nbytes:,} bytes)"
+        return f"QuantizedParameter({self.shape}, {self.kind!r}, {self.nbytes:,} bytes)"
 
 
 def nearest(x, kind):
@@ -192,23 +192,24 @@ def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
     Raises ValueError, and changes nothing, for options that do not exist, if an adapter is
     attached (detach it), or if a weight is already quantised (dequantise it).
     """
-    check_bare(model)
+    check_no_adapters(model)
     layers = {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
     layers = {path: m for path, m in layers.items() if path.split(".")[-1] not in skip}
     for path, layer in layers.items():
-        if isinstance(layer.weight, Packed):
+        if isinstance(layer.weight, QuantizedParameter):
             raise ValueError(f"{path} is already quantised; dequantize(model) first")
     dense = {path: layer.weight.data for path, layer in layers.items()}
     options = {"kind": kind, "block": block, "double": double}
-    packed = pack(model, {f"{path}.weight": options for path in layers}).values()
+    quantized = quantize_weights(model, {f"{path}.weight": options for path in layers})
     errors = {
-        path: relative(p.data, w) for (path, w), p in zip(dense.items(), packed, strict=True)
+        path: relative_error(quantized[f"{path}.weight"].data, dense[path]) for path in dense
     }
-    before, after = (sum(a.nbytes for a in side) for side in (dense.values(), packed))
-    return QuantizationReport(kind, sum(p.size for p in packed), before, after, errors)
+    parameters = sum(w.size for w in dense.values())
+    before, after = (sum(a.nbytes for a in side.values()) for side in (dense, quantized))
+    return QuantizationReport(kind, parameters, before, after, errors)
 
 
-def pack(model, options_of):
+def quantize_weights(model, options_of):
     """Replace the weights in {path: options} by quantised ones, and freeze the model.
 
     Returns {path: the quantised weight}. Without any, the model stays trainable. Raises
@@ -222,12 +223,15 @@ def pack(model, options_of):
             raise ValueError(unknown("weight to quantise", path, parameters))
         if not isinstance(options, dict) or options.keys() != {"kind", "block", "double"}:
             raise ValueError(f"{path} is quantised by kind, block and double, got {options!r}")
-    packed = {path: Packed(parameters[path].data, **o) for path, o in options_of.items()}
-    for path, p in packed.items():
+    quantized = {
+        path: QuantizedParameter(parameters[path].data, **options)
+        for path, options in options_of.items()
+    }
+    for path, p in quantized.items():
         modules[path.removesuffix(".weight")].weight = p
-    for p in model.parameters() if packed else ():
+    for p in model.parameters() if quantized else ():
         p.requires_grad = False
-    return packed
+    return quantized
 
 
 def dequantize(model):
@@ -235,16 +239,16 @@ def dequantize(model):
 
     Raises ValueError, and changes nothing, if an adapter is attached: detach it first.
     """
-    check_bare(model)
+    check_no_adapters(model)
     for _, module in model.named_modules():
-        if isinstance(module, Linear) and isinstance(module.weight, Packed):
+        if isinstance(module, Linear) and isinstance(module.weight, QuantizedParameter):
             with dtype(module.weight.dtype):
                 module.weight = Parameter(module.weight.data)
     for p in model.parameters():
         p.requires_grad = True
 
 
-def check_bare(model):
+def check_no_adapters(model):
     """Raises ValueError if adapters are attached: they fit the base's weights as they are."""
     if names := list(vars(model).get("adapters", ())):
         raise ValueError(
@@ -252,7 +256,7 @@ def check_bare(model):
         )
 
 
-def relative(a, b):
+def relative_error(a, b):
     """Returns ‖a − b‖ / ‖b‖ in Frobenius norms; if b is zero, 0 if a is zero too, else ∞."""
     error, size = float(xp.linalg.norm(a - b)), float(xp.linalg.norm(b))
     return error / size if size else error and float("inf")

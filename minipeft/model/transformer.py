@@ -16,7 +16,7 @@ width, V vocabulary.
 
 from ..engine import functional as F
 from ..engine.backend import array, np, xp
-from .kv_cache import Cache
+from .kv_cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
 from .validation import check_attention_mask, check_ids, check_labels
 
@@ -33,7 +33,7 @@ class InputSite(Site):
         self.head_width, self.width = config.head_width, config.width
 
     def forward(self, x, attention_mask):
-        return x, attention_mask, Cache(self.layers)
+        return x, attention_mask, KVCache(self.layers)
 
     def select_rows(self, rows, with_delta, without):
         """Returns the start with a delta, whose slots are padding in the rows not chosen."""

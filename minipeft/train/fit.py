@@ -18,13 +18,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engine.backend import np, numbers, to_numpy, xp
+from ..engine.backend import np, to_list, to_numpy, xp
 from ..engine.functional import IGNORE, cross_entropy
 from ..engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from ..engine.tensor import no_grad
 from ..errors import check_known, check_whole
 from ..io.files import (
-    check_places,
+    check_writable,
     checksum,
     error_context,
     json_object,
@@ -179,7 +179,7 @@ class Run:
             loss = batch_gradient(self.model, ids, labels, split, seed, map_micro_batches)
             for adapter in self.adapters:
                 adapter.method.before_step(adapter, self.done + 1, s.steps)
-            loss, norm = numbers([loss, grad_norm(self.parameters)])
+            loss, norm = to_list([loss, grad_norm(self.parameters)])
             if not math.isfinite(loss + norm):
                 self.raise_not_finite(loss, norm)
             lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
@@ -220,7 +220,7 @@ class Run:
         Raises ValueError, and changes nothing, if it is damaged or of a run with other
         settings, data or base. Raises OSError if the file could not be written later.
         """
-        check_places(path)
+        check_writable(path)
         if not Path(path).exists():
             return
         state = self.state()
