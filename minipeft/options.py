@@ -137,7 +137,7 @@ def expected(field):
 def has_type(value, annotation):
     """Returns whether a value is of the type that the annotation of a field says.
 
-    Stricter than isinstance: True is no number, and inf and NaN are not finite numbers.
+    Unlike isinstance: a whole number counts as a float, but True, inf and NaN do not.
     """
     parts, kind = typing.get_args(annotation), typing.get_origin(annotation) or annotation
     if kind is types.UnionType:

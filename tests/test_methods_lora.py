@@ -13,7 +13,7 @@ import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.optimizer import AdamW
 from minipeft.engine.tensor import no_grad
-from minipeft.io.checkpoint import method_of
+from minipeft.io.checkpoint import method_from_config
 from minipeft.model.layers import Linear
 from minipeft.peft.methods.dora import DoRADelta
 from minipeft.peft.methods.lokr import factors
@@ -573,7 +573,7 @@ def test_two_marks_at_once_are_refused(tmp_path):
     path = tmp_path / "adapter_config.json"
     values = json.loads(path.read_text()) | {"use_rslora": True}
     with pytest.raises(ValueError, match="use_"):
-        method_of(values)
+        method_from_config(values)
 
 
 # --- errors

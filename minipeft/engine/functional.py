@@ -1,7 +1,7 @@
 """Fused operations: each layer of a transformer as one operation with its derivative.
 
-A layer is fused where composing it of primitive operations would save more than twice as many
-bytes for backward, or would be less exact. The tests compare each with that composition.
+A layer is fused where the same layer, composed of primitive operations, would need more than
+twice the memory for saved tensors or be less exact. The tests compare it with that form.
 
 In every formula g is the gradient of the result, and dx is the gradient of an operand x.
 Shapes: B batch, T tokens (queries), S slots (keys), D width, V vocabulary, N rows, H heads,
@@ -52,10 +52,10 @@ def embedding(w, ids):
 
 
 def dropout(x, p, rng):
-    """y = x · mask / (1 − p), each element of the mask 0 with probability p, else 1.
+    """y = x · mask / (1 − p); dx = g · mask / (1 − p).
 
-    dx = g · mask / (1 − p). The mask is drawn from `rng` on the host; the mean of y over masks
-    is x.
+    Each element of the mask is 0 with probability p, else 1, so the mean of y over masks is x.
+    The mask is drawn from `rng` on the host.
     """
     a = value(x)
     keep = array(rng.random(a.shape, dtype=np.float32) >= p, bool)
@@ -182,8 +182,8 @@ def softmax(x, mask=None):
 
 
 def _softmax_in_place(p):
-    """Returns the array p, which now holds the softmax of what it held."""
-    largest = p.argmax(axis=-1)[..., None]  # in half the time of `max`
+    """Replace the scores in an array by their softmax over the last axis. Returns the array."""
+    largest = p.argmax(axis=-1)[..., None]  # takes half the time of `max`
     p -= xp.take_along_axis(p, largest, axis=-1)
     xp.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
@@ -272,8 +272,8 @@ def cross_entropy(logits, labels, count=None):
     """Mean of −log softmax(logits)[label], in nats; logits (…, V), labels (…) of integers.
 
     dlogits = g (softmax(logits) − onehot(label)) / count. Positions labelled IGNORE take no
-    part. The sum is divided by `count`: by default the number of the other labels here, and for
-    a micro-batch the number of them in its whole batch.
+    part. `count`, by which the sum is divided, is the number of all other labels; for a
+    micro-batch it is given, as that number in its whole batch.
     """
     labels, a = np.asarray(labels).reshape(-1), value(logits)
     labelled = np.flatnonzero(labels != IGNORE)

@@ -31,7 +31,7 @@ from .files import (
 )
 
 # the keys of an adapter's configuration that are no options of its method
-NO_OPTIONS = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
+EXTRA_KEYS = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
 
 
 def save_model(model, folder):
@@ -124,7 +124,7 @@ def load_adapter(model, folder, name=None):
     check_name(model, name)
     values = read_config(path, Path(folder) / "adapter_config.json")
     with error_context(path):
-        method, others = method_of(values)
+        method, extra = method_from_config(values)
         method = method.export_form()  # HF PEFT's files name a network but do not hold it
         elements, trained = count_elements(path), method.count(model.config)
         if elements != trained:
@@ -132,7 +132,7 @@ def load_adapter(model, folder, name=None):
                 f"it holds {elements:,} parameters, but {method} trains {trained:,} "
                 "on this model"
             )
-    trained_on, this = others.get("base_fingerprint"), fingerprint(model)
+    trained_on, this = extra.get("base_fingerprint"), fingerprint(model)
     if trained_on not in (None, this):
         raise ValueError(
             f"{folder} was trained on the base {str(trained_on)[:12]}…, this one is "
@@ -159,10 +159,10 @@ def hf_name(path, method):
     return f"base_model.model.{module}.{name}"
 
 
-def method_of(values):
-    """Returns (Method, {key: value} of what are no options of it) from a file's configuration.
+def method_from_config(values):
+    """Returns the Method that a file's configuration describes, and {key: value} of the rest.
 
-    Several methods may share a peft_type: then a flag in the configuration tells which it is.
+    Where several methods share a peft_type, a flag in the configuration says which it is.
     """
     values = dict(values)
     peft_type = values.pop("peft_type", None)
@@ -170,11 +170,11 @@ def method_of(values):
     if not candidates:
         known = dict.fromkeys(method.peft_type for method in METHODS.values())
         raise ValueError(unknown("peft_type", peft_type, known))
-    others = {key: values.pop(key) for key in NO_OPTIONS if key in values}
+    extra = {key: values.pop(key) for key in EXTRA_KEYS if key in values}
     flagged = [m for m in candidates if m.hf_flag and values.get(m.hf_flag) is True]
     method = (flagged or candidates)[0]
     values.pop(method.hf_flag, None)
-    return method.from_dict(values), others
+    return method.from_dict(values), extra
 
 
 def fingerprint(model):

@@ -22,7 +22,7 @@ from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
 from ..peft.targets import Targeted, first_match
-from .checkpoint import hf_name, method_of
+from .checkpoint import hf_name, method_from_config
 from .files import (
     count_elements,
     error_context,
@@ -202,8 +202,8 @@ def hf_config(adapter, hf_path, config):
         if option in values:
             values[option] = {hf_path[path]: value for path, value in values[option].items()}
     values = {option: v for option, v in values.items() if option not in method.hf_lacks}
-    others = {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}
-    return values | others | {"peft_type": method.peft_type}
+    extra = {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}
+    return values | extra | {"peft_type": method.peft_type}
 
 
 def patterns(method, methods):
@@ -241,7 +241,7 @@ def method_from_hf(values, entries, hf_path):
         options[pattern] = {
             p: options[pattern][key] for p, key in keys.items() if key is not None
         }
-    return method_of(options)[0].export_form()
+    return method_from_config(options)[0].export_form()
 
 
 def targets_in(entries, hf_path):

@@ -25,10 +25,10 @@ class KVCache:
         self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
         self.length = 0  # filled slots
         self.attention_mask = None  # (B, S) booleans, False at padding; None: no padding
-        self.buffers = {}  # (an array with room for more slots, how many of them are filled)
+        self.buffers = {}  # {(kind, layer): (array with room for more slots, slots filled)}
 
     def append(self, layer, k, v):
-        """Add keys and values (B, G, T, K) to a layer. Returns all of its, (B, G, S, K)."""
+        """Add keys and values (B, G, T, K) to a layer. Returns those of all slots."""
         if self.keys[layer] is not None:
             k = self.concatenate(("keys", layer), self.keys[layer], k)
             v = self.concatenate(("values", layer), self.values[layer], v)
@@ -67,13 +67,13 @@ class KVCache:
             return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
         old = np.ones((B, self.length - T), bool) if old is None else old
         new = np.ones((B, T), bool) if new is None else new
-        self.attention_mask = filled = np.concatenate([old, new], axis=1)
-        positions = np.maximum(filled.cumsum(axis=1)[:, -T:] - 1, 0)
-        padding = (~filled[:, None, :] * MASKED).astype(dtype)
+        self.attention_mask = is_token = np.concatenate([old, new], axis=1)
+        positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)
+        padding = (~is_token[:, None, :] * MASKED).astype(dtype)
         return positions, causal(T, self.length, dtype) + xp.asarray(padding)
 
     def with_prefix(self, keys, values):
-        """Returns a new cache that starts with other slots and goes on with those of this one.
+        """Returns a new cache: P slots that are given, then the slots of this one.
 
         keys[layer] and values[layer] are (B, G, P, K). The P slots are padding in no row.
         """

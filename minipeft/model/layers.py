@@ -90,7 +90,7 @@ class Module:
 
     @contextlib.contextmanager
     def training(self, rng):
-        """Dropout drops inside the block, by masks drawn from a NumPy Generator or a RowRNG."""
+        """Inside the block Dropout is active; rng, a NumPy Generator or RowRNG, draws masks."""
         token = _rng.set(rng)
         try:
             yield

@@ -187,8 +187,8 @@ def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
     """Quantise the weights of all Linear layers and freeze the model.
 
     Returns a QuantizationReport. kind: "int8", "int4" or "nf4", with `block` weights per scale.
-    double: quantise the scales as well. skip: the last parts of paths of layers left as they
-    are; embeddings, norms and biases always are.
+    double: quantise the scales as well. skip: names of Linear layers to leave as they are;
+    embeddings, norms and biases always stay so.
     Raises ValueError, and changes nothing, for options that do not exist, if an adapter is
     attached (detach it), or if a weight is already quantised (dequantise it).
     """
@@ -249,10 +249,10 @@ def dequantize(model):
 
 
 def check_no_adapters(model):
-    """Raises ValueError if adapters are attached: they fit the base's weights as they are."""
+    """Raises ValueError if adapters are attached, as they fit only the weights as they are."""
     if names := list(vars(model).get("adapters", ())):
         raise ValueError(
-            f"{', '.join(map(repr, names))} would lose the base trained on; detach them first"
+            f"the base of {', '.join(map(repr, names))} would change; detach all adapters first"
         )
 
 

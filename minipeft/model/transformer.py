@@ -36,7 +36,7 @@ class InputSite(Site):
         return x, attention_mask, KVCache(self.layers)
 
     def select_rows(self, rows, with_delta, without):
-        """Returns the start with a delta, whose slots are padding in the rows not chosen."""
+        """Returns the start with a delta; its added slots are padding in rows not chosen."""
         (x, _, cache), (x0, mask0, cache0) = with_delta, without
         B, T, _ = x0.shape
         if len(rows) != B:
@@ -141,10 +141,10 @@ class Transformer(Module):
         self.drop = Dropout(config.dropout)
         self.blocks = [Block(config, rng) for _ in range(config.layers)]
         self.ln_f = norm(config)
-        untied = not config.tied
-        self.lm_head = (
-            Linear(D, config.vocab, rng, False, std) if untied else TiedHead(self.wte)
-        )
+        if config.tied:
+            self.lm_head = TiedHead(self.wte)
+        else:
+            self.lm_head = Linear(D, config.vocab, rng, False, std)
 
     def forward(self, ids, cache=None, attention_mask=None):
         """Returns the logits (B, T, V); arguments and errors are those of `hidden_states`."""

@@ -111,9 +111,7 @@ class Settings(Options):
     batch_size: int = option(at_least=1)
     lr: float = option(above=0)  # the highest learning rate, reached after the warm-up
     warmup: int = option(20, at_least=0)  # steps
-    clip: float | None = option(
-        1.0, above=0
-    )  # gradients are scaled down to this norm; None: no
+    clip: float | None = option(1.0, above=0)  # largest norm of the gradients; None: any
     betas: tuple[float, float] = option((0.9, 0.999), at_least=0, below=1)  # AdamW's
     weight_decay: float = option(0.01, at_least=0)
     accumulate: int = option(1, at_least=1)  # micro-batches per worker, to need less memory
