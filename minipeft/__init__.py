@@ -1,10 +1,21 @@
-"""Parameter-efficient fine-tuning in plain NumPy, to be read.
+"""Parameter-efficient fine-tuning (PEFT) in plain NumPy, written to be read.
 
-import minipeft as mp
+    import minipeft as mp
 
-model = mp.load_base()
-mp.attach(model, mp.LoRA(r=8), name="pig-latin")
-mp.fit(model, mp.Task("pig-latin"))
+    model = mp.load_base()                              # a small pretrained transformer
+    mp.attach(model, mp.LoRA(r=8), name="pig-latin")    # freezes it, adds trainable parameters
+    mp.fit(model, mp.Task("pig-latin"))                 # trains only those
+
+The rooms, in the order of reading; each imports only from those before it:
+
+    engine   arrays, automatic differentiation, operations, the optimiser
+    model    the transformer, text generation, quantised weights
+    peft     the methods, and how they are attached, merged and combined
+    io       saving, loading, exchange with Hugging Face PEFT
+    train    the training loop
+    text     the tasks on English words
+    lab      experiments: compare, count, explain, ledger, figures, pretrain
+    course   checks of the exercises in the lessons
 """
 
 from .engine.backend import dtype

@@ -1,6 +1,6 @@
-"""The command line: `minipeft compare`, `minipeft pretrain`, …; also `python -m minipeft`.
+"""The command line: `minipeft compare`, `minipeft count`, …; also `python -m minipeft`.
 
-Bad input is one line on standard error and exit code 2.
+Exit codes: 0 success, 2 bad input, with one line on standard error, 130 interrupted by Ctrl-C.
 """
 
 import argparse
@@ -11,47 +11,50 @@ from . import __version__
 from .errors import unknown
 
 COMMANDS = {
-    "count": "how many numbers a method trains, on a model of any size",
-    "compare": "fine-tune the backbone by every method and show them side by side",
+    "count": "how many parameters a method trains, on a model of any size",
+    "compare": "fine-tune the backbone by every method and compare the results",
     "explain": "what a method would change in a model, and at what cost",
-    "figures": "the project's pictures, each with its numbers beside it",
-    "ledger": "where the bytes and FLOPs of fine-tuning go, for a model that is not built",
-    "pretrain": "make the backbone from scratch",
+    "figures": "the project's figures, each with its data in a file beside it",
+    "ledger": "the bytes and FLOPs of a training step, for a model of any size",
+    "pretrain": "train the backbone from scratch",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaint is one line that names the nearest option."""
+    """An ArgumentParser whose error message is one line, with the nearest option's name."""
 
     def error(self, message):
-        """Exit with the message and code 2."""
+        """Print the message to standard error and exit with code 2."""
         known = [name for action in self._actions for name in action.option_strings]
-        start = "unrecognized arguments: "
-        if message.startswith(start):
-            message = unknown("option", message.removeprefix(start).split()[0], known)
+        prefix = "unrecognized arguments: "
+        if message.startswith(prefix):
+            message = unknown("option", message.removeprefix(prefix).split()[0], known)
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments=None):
-    """Run one command of the command line; returns its exit code."""
+    """Run the command that the arguments name, by default sys.argv. Returns its exit code."""
     parser = Parser(prog="minipeft", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
-    for name, text in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         module = importlib.import_module(f".lab.{name}", __package__)
-        plain, about = argparse.RawDescriptionHelpFormatter, module.__doc__
         command = commands.add_parser(
-            name, help=text, description=about, allow_abbrev=False, formatter_class=plain
+            name,
+            help=summary,
+            description=module.__doc__,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.arguments(command)
         command.set_defaults(run=module.main, parser=command)
-    given = sys.argv[1:] if arguments is None else arguments
-    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        parser.exit(2, f"minipeft: {unknown('command', given[0], COMMANDS)}\n")
-    options, rest = parser.parse_known_args(given)
-    if rest:
-        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        parser.exit(2, f"minipeft: {unknown('command', arguments[0], COMMANDS)}\n")
+    options, extra = parser.parse_known_args(arguments)
+    if extra:
+        options.parser.error(f"unrecognized arguments: {' '.join(extra)}")
     if not options.command:
         parser.print_help()
         return 0
@@ -59,23 +62,26 @@ def main(arguments=None):
 
 
 def run(options):
-    """Run a command; returns its exit code."""
+    """Run the command in the parsed options. Returns its exit code.
+
+    An error that the user can mend becomes one line on standard error, without a traceback.
+    """
     try:
         options.run(options)
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:  # whoever read the output has read enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has stopped reading
         sys.stdout = None
         return 0
     except (MemoryError, OverflowError) as error:
-        text = f"this is larger than what the machine can count or hold ({error})"
-        print(f"minipeft {options.command}: {text}; use smaller numbers", file=sys.stderr)
+        text = f"this is larger than what the machine can count or hold in memory ({error})"
+        print(f"minipeft {options.command}: {text}; use smaller sizes", file=sys.stderr)
         return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"minipeft {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        text = "interrupted; what is finished was kept, and the same command goes on from there"
+        text = "interrupted; finished work was kept, and the same command continues from it"
         print(f"minipeft {options.command}: {text}", file=sys.stderr)
         return 130
 

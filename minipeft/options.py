@@ -1,4 +1,4 @@
-"""Dataclasses whose fields say what they accept: a Config, a method, the settings of a run.
+"""Dataclasses that check their fields: a Config, a method, the settings of a training run.
 
     @dataclass(frozen=True)
     class Example(Options):
@@ -6,8 +6,8 @@
         dropout: float = option(0.0, at_least=0, below=1)
         norm: str = option("layer", one_of=("layer", "rms"))
 
-Making one checks every field against its type and its range, and raises a ValueError that says
-what was given and what is expected.
+Creating an instance checks the value of every field against the field's type and range, and
+raises a ValueError that says what was given and what was expected.
 """
 
 import math
@@ -17,58 +17,72 @@ from dataclasses import MISSING, field, fields
 
 from .errors import check_known, unknown
 
-KINDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a word"}
+KINDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a string",
+}
 
 
 def option(default=MISSING, *, at_least=None, above=None, below=None, one_of=None, **how):
-    """A dataclass field with a range (of the number, or of each in a tuple) or with choices."""
+    """Returns a dataclass field with a range or with choices; `how` goes to dataclasses.field.
+
+    The range holds for a number, and for each number in a tuple or dict.
+    """
     limits = {"at_least": at_least, "above": above, "below": below, "one_of": one_of}
     return field(default=default, metadata=limits, **how)
 
 
 class Options:
-    """Base of frozen dataclasses that check their fields."""
+    """Base class of frozen dataclasses that check their fields."""
 
     def __new__(cls, *_, **values):
-        if "__dataclass_fields__" in vars(cls):  # or else it may have an __init__ of its own
-            check_known(cls.describe(), values, [field.name for field in fields(cls)])
+        if "__dataclass_fields__" in vars(cls):  # a subclass may have an __init__ of its own
+            check_known(cls.field_label(), values, [field.name for field in fields(cls)])
         return super().__new__(cls)
 
     @classmethod
-    def describe(cls):
-        """What one of its fields is called in an error message."""
+    def field_label(cls):
+        """Returns what an error message calls one of the fields: 'option of LoRA'."""
         return f"option of {cls.__name__}"
 
     @classmethod
     def from_dict(cls, values):
-        """One from a JSON object; ValueError for keys that are unknown or missing."""
-        check_known(cls.describe(), values, [field.name for field in fields(cls)])
-        for each in fields(cls):
-            if each.default is each.default_factory is MISSING and each.name not in values:
-                raise ValueError(f"there is no {each.name!r}, which has no default")
+        """Returns an instance from a JSON object {name of a field: value}.
+
+        Raises ValueError for an unknown key, a missing one, or a bad value.
+        """
+        check_known(cls.field_label(), values, [field.name for field in fields(cls)])
+        for f in fields(cls):
+            if f.default is f.default_factory is MISSING and f.name not in values:
+                raise ValueError(f"there is no {f.name!r}, which has no default")
         return cls(**values)
 
     def brief(self):
-        """Its class, its size and what is not the default: 'LoRA(r=8, lora_alpha=16)'."""
+        """Returns its class, its size and what is not the default: 'LoRA(r=8, lora_alpha=16)'.
+
+        The size is the first field, if that is a whole number.
+        """
         shown = []
-        for i, each in enumerate(fields(self)):
-            value, usual = getattr(self, each.name), each.default
-            if usual is MISSING and each.default_factory is not MISSING:
-                usual = each.default_factory()
-            if value != usual or (i == 0 and type(value) is int):
+        for i, f in enumerate(fields(self)):
+            value, default = getattr(self, f.name), f.default
+            if default is MISSING and f.default_factory is not MISSING:
+                default = f.default_factory()
+            if value != default or (i == 0 and type(value) is int):
                 value = ",".join(map(str, value)) if isinstance(value, tuple) else value
-                shown.append(f"{each.name}={value}")
+                shown.append(f"{f.name}={value}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def __post_init__(self):
-        for each in fields(self):
-            value = plain(getattr(self, each.name))
-            object.__setattr__(self, each.name, value)
-            check(each, value)
+        for f in fields(self):
+            value = to_python(getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
+            check_field(f, value)
 
 
-def plain(value):
-    """NumPy's numbers and arrays as Python's, lists and sets as tuples."""
+def to_python(value):
+    """Returns NumPy scalars and arrays as Python's types, lists and sets as tuples."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (set, frozenset)):
@@ -76,24 +90,25 @@ def plain(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def check(field, value):
-    """Raise ValueError if a value does not fit a field's type, choices and range."""
+def check_field(field, value):
+    """Raises ValueError if a value does not fit a field's type, choices or range."""
     choices = field.metadata.get("one_of")
     if choices is not None and value not in choices:
         raise ValueError(unknown(field.name, value, choices))
-    if not fits(value, field.type) or not all(in_range(n, field.metadata) for n in each(value)):
+    right_type = has_type(value, field.type)
+    if not right_type or not all(in_range(n, field.metadata) for n in elements(value)):
         raise ValueError(f"{field.name} must be {expected(field)}, got {value!r}")
 
 
-def each(value):
-    """The values in a tuple or a dict, or the value itself."""
+def elements(value):
+    """Returns the values in a tuple or a dict, or the value itself in a list."""
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, tuple) else [value]
 
 
 def in_range(value, limits):
-    """Whether a number lies within a field's limits; what is no number has none."""
+    """Returns whether a number lies within the limits of a field; True if it is no number."""
     if not isinstance(value, (int, float)):
         return True
     least, above, below = (limits.get(name) for name in ("at_least", "above", "below"))
@@ -105,10 +120,10 @@ def in_range(value, limits):
 
 
 def expected(field):
-    """What a field accepts, in words: 'a whole number ≥ 1', 'a finite number in [0, 1)'."""
+    """Returns what a field accepts, in words: 'a whole number ≥ 1', 'a finite number > 0'."""
     limits, optional = field.metadata, type(None) in typing.get_args(field.type)
-    inner = [kind for kind in KINDS if field.type in (kind, kind | None)]
-    words = KINDS[inner[0]] if inner else str(field.type).removesuffix(" | None")
+    matching = [kind for kind in KINDS if field.type in (kind, kind | None)]
+    words = KINDS[matching[0]] if matching else str(field.type).removesuffix(" | None")
     if field.type == tuple[float, float]:
         words = "two finite numbers"
     least, above, below = (limits.get(name) for name in ("at_least", "above", "below"))
@@ -119,22 +134,25 @@ def expected(field):
     return f"{words} or None" if optional else words
 
 
-def fits(value, kind):
-    """Whether a value is of a type as a field's annotation has it."""
-    parts, kind = typing.get_args(kind), typing.get_origin(kind) or kind
+def has_type(value, annotation):
+    """Returns whether a value is of the type that the annotation of a field says.
+
+    Unlike isinstance: a whole number counts as a float, but True, inf and NaN do not.
+    """
+    parts, kind = typing.get_args(annotation), typing.get_origin(annotation) or annotation
     if kind is types.UnionType:
-        return any(fits(value, part) for part in parts)
+        return any(has_type(value, part) for part in parts)
     if kind is tuple:
-        same = len(parts) == 2 and parts[1] is Ellipsis
-        wanted = parts[:1] * len(value) if same and isinstance(value, tuple) else parts
+        any_length = len(parts) == 2 and parts[1] is Ellipsis
+        types_of = parts[:1] * len(value) if any_length and isinstance(value, tuple) else parts
         return (
             isinstance(value, tuple)
-            and len(value) == len(wanted)
-            and all(map(fits, value, wanted))
+            and len(value) == len(types_of)
+            and all(map(has_type, value, types_of))
         )
     if kind is dict:
         pairs = value.items() if isinstance(value, dict) else [(None, None)]
-        return all(all(map(fits, pair, parts)) for pair in pairs)
+        return all(all(map(has_type, pair, parts)) for pair in pairs)
     if kind in (int, float):
         number = isinstance(value, (int, kind)) and not isinstance(value, bool)
         return number and math.isfinite(value)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from minipeft.engine import functional as F
 from minipeft.engine import ops
 from minipeft.engine.backend import np, xp
-from minipeft.model.kv_cache import HIDDEN
+from minipeft.model.kv_cache import MASKED
 
 sides = st.integers(1, 5)
 shapes = st.lists(sides, min_size=1, max_size=4).map(tuple)
@@ -170,7 +170,7 @@ def hiding(draw, *shape):
     rng = np.random.default_rng(draw(seeds))
     hidden = rng.random(shape) < 0.5
     np.put_along_axis(hidden, rng.integers(0, shape[-1], (*shape[:-1], 1)), False, axis=-1)
-    return np.where(hidden, HIDDEN, rng.standard_normal(shape))
+    return np.where(hidden, MASKED, rng.standard_normal(shape))
 
 
 def softmax(draw):

@@ -39,7 +39,7 @@ def targets(draw, config, tables=("lm_head",), least=1):
     `most` is the largest rank that all of them can have; it is at least `least`.
     """
     ranks = {}  # {name: the largest rank of such a matrix}
-    for path, shape in config.matrices.items():
+    for path, shape in config.target_shapes.items():
         name = path.split(".")[-1]
         ranks[name] = min(*shape, ranks.get(name, min(shape)))
     inner = min(rank for name, rank in ranks.items() if name not in ("wte", "lm_head"))

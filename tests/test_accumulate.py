@@ -13,8 +13,8 @@ from minipeft.engine.functional import IGNORE
 from minipeft.lab.saved_tensors import tape_arrays
 from minipeft.model.gradient_checkpointing import recomputing
 from minipeft.model.layers import RowRNG
-from minipeft.train.batch_gradient import batch_gradient, part_gradient
-from minipeft.train.data_parallel import FORKS, processes, threads
+from minipeft.train.batch_gradient import batch_gradient, micro_batch_gradient
+from minipeft.train.data_parallel import CAN_FORK, process_map, thread_map
 from strategies import batch, configs, model
 
 METHODS = [
@@ -49,11 +49,11 @@ def test_parts_and_workers_give_the_gradient_of_the_whole(config, method, data):
     labels[row, 1:], labels[row - 1] = IGNORE, IGNORE  # unequal numbers of labels, and none
     loss, whole = gradient(net, ids, labels)
     for parts in (2, 5, 9):
-        again, found = gradient(net, ids, labels, parts=parts)
+        again, found = gradient(net, ids, labels, micro_batches=parts)
         np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
-    for crew in (threads, processes) if FORKS else (threads,):
-        with crew(partial(part_gradient, net), trained(net), 2) as each:
-            again, found = gradient(net, ids, labels, parts=4, map_parts=each)
+    for crew in (thread_map, process_map) if CAN_FORK else (thread_map,):
+        with crew(partial(micro_batch_gradient, net), trained(net), 2) as each:
+            again, found = gradient(net, ids, labels, micro_batches=4, map_micro_batches=each)
         np.testing.assert_allclose([again, *found], [loss, *whole], rtol=1e-9, atol=1e-12)
 
 

@@ -30,9 +30,9 @@ def mixed_configs(draw):
 def test_a_config_knows_its_model(config):
     net = mp.Transformer(config, 0)
     assert config.size == sum(p.data.size for p in net.parameters())
-    assert config.parameters == {path: p.shape for path, p in net.named_parameters()}
+    assert config.parameter_shapes == {path: p.shape for path, p in net.named_parameters()}
     shapes = {path: m.weight.shape for path, m in net.named_modules() if isinstance(m, Linear)}
-    assert config.linears == shapes
+    assert config.linear_shapes == shapes
     assert mp.Config.from_dict(vars(config)) == config
 
 

@@ -98,7 +98,7 @@ def test_a_model_told_by_its_parameters_counts_like_its_config(name, data):
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_method_counts_on_every_preset(name):
     told = presets.architecture(name)
-    biased = any("bias" in path for path in told.parameters)
+    biased = any("bias" in path for path in told.parameter_shapes)
     for spec in SPECS.values():
         if "llama" not in spec.shapes and not biased:
             continue
@@ -144,7 +144,7 @@ def test_what_other_shapes_have_that_ours_do_not():
     assert mp.LoRA(4, target_modules=("cross.k_proj",)).count(t5) == 24 * 4 * (1024 + 4096)
     assert mp.Prefix(2).count(t5) == 2 * 2 * 48 * 4096
     assert mp.LastK(1).count(t5) == by_hand((8, 1024 * 4096), (2, 1024 * 16384), (3, 1024))
-    keys = {path for path in whisper.parameters if "k_proj" in path}
+    keys = {path for path in whisper.parameter_shapes if "k_proj" in path}
     assert len(keys) == 96 and not any(path.endswith("bias") for path in keys)
     assert "48 layers" in repr(t5) and "2,851,598,336" in repr(t5)
 

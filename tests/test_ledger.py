@@ -172,7 +172,7 @@ def test_a_model_is_told_as_it_stands_and_left_so():
     assert rows.tape == tape_of(net, ids, labels)
     with pytest.raises(ValueError, match="2 rows, the batch has 3"):
         mp.ledger(net, batch=3, seq=7)
-    with pytest.raises(ValueError, match="'vera', 'adalora' would lose the base"):
+    with pytest.raises(ValueError, match="base of 'vera', 'adalora' would change"):
         mp.ledger(net, seq=7, base_bits=4)
 
 

@@ -13,7 +13,7 @@ import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.optimizer import AdamW
 from minipeft.engine.tensor import no_grad
-from minipeft.io.checkpoint import method_of
+from minipeft.io.checkpoint import method_from_config
 from minipeft.model.layers import Linear
 from minipeft.peft.methods.dora import DoRADelta
 from minipeft.peft.methods.lokr import factors
@@ -26,7 +26,7 @@ from test_methods_adapters import arrays, shake
 # q, o (8, 8), k, v (4, 8), up (6, 8), down (8, 6), head (11, 8)
 SIZES = dict(vocab=11, context=16, width=8, layers=2, heads=4, kv_heads=2, ffn=6, init_std=0.3)
 CONFIG = mp.Config.gpt2(**SIZES)
-SHAPES = {(o, i) for o, i in CONFIG.linears.values()}
+SHAPES = {(o, i) for o, i in CONFIG.linear_shapes.values()}
 Q = ("q_proj",)
 
 
@@ -68,7 +68,7 @@ def near(a, b, limit=1e-12):
 @given(st.integers(1, 4), st.sampled_from(sorted(SHAPES)), st.integers(0, 99))
 def test_ranks_of_the_changes(r, shape, seed):
     config = CONFIG.with_(layers=1)
-    names = tuple(p.split(".")[-1] for p, s in config.linears.items() if s == shape)
+    names = tuple(p.split(".")[-1] for p, s in config.linear_shapes.items() if s == shape)
     full = min(shape)
     for method, most in (
         (mp.LoRA(r, target_modules=names), r),
@@ -85,7 +85,7 @@ def test_ranks_of_the_changes(r, shape, seed):
 
 @given(st.sampled_from(sorted(SHAPES)), st.integers(0, 99))
 def test_full_rank_reaches_any_change(shape, seed):
-    names = tuple({p.split(".")[-1] for p, s in CONFIG.linears.items() if s == shape})
+    names = tuple({p.split(".")[-1] for p, s in CONFIG.linear_shapes.items() if s == shape})
     base, rng = model(CONFIG), np.random.default_rng(seed)
     adapter = mp.attach(base, mp.LoRA(min(shape), 3.0, target_modules=names))
     wanted = {path: rng.standard_normal(shape) for path in adapter.deltas}
@@ -490,7 +490,7 @@ TABLES = [("wte",), ("lm_head",), ("wte", "lm_head"), ("wte", "q_proj")]
 @given(st.integers(1, 4), configs())
 def test_merging_on_the_tables(names, tied, r, config):
     config = config.with_(tied=tied, vocab=7)
-    if min(config.width, *config.linears["blocks.0.attn.q_proj"]) < r:
+    if min(config.width, *config.linear_shapes["blocks.0.attn.q_proj"]) < r:
         return
     ids, _ = batch(config)
     base, adapter = attached(mp.LoRA(r, 3.0, target_modules=names), config)
@@ -573,7 +573,7 @@ def test_two_marks_at_once_are_refused(tmp_path):
     path = tmp_path / "adapter_config.json"
     values = json.loads(path.read_text()) | {"use_rslora": True}
     with pytest.raises(ValueError, match="use_"):
-        method_of(values)
+        method_from_config(values)
 
 
 # --- errors

@@ -56,7 +56,7 @@ def test_adamw_updates_in_place_and_remembers_what_was():
     p = Parameter(np.arange(6.0).reshape(3, 2))
     array, g, was = p.data, xp.ones((3, 2), "float32"), xp.zeros((3, 2), "float32")
     optimizer, p.grad = AdamW([p]), g
-    optimizer.step(0.1, before=[was])
+    optimizer.step(0.1, backup=[was])
     assert p.data is array and p.grad is g
     assert (to_numpy(was).ravel() == np.arange(6)).all() and (
         to_numpy(array) < to_numpy(was)

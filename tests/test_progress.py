@@ -13,7 +13,7 @@ from strategies import model
 CONFIG = mp.Config.gpt2(vocab=9, context=16, width=4, layers=1, heads=2)
 DATA = Examples([[1, 2, 3]] * 4, [[2, 3, 4]] * 4)
 LONG = {
-    "write": lambda net: mp.generate(net, [[1, 2]], 6),
+    "generate": lambda net: mp.generate(net, [[1, 2]], 6),
     "evaluate": lambda net: mp.evaluate(net, DATA, batch_size=1),
     "fit": lambda net: mp.fit(net, DATA, steps=4, batch_size=2),
 }

@@ -12,7 +12,7 @@ import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.io.files import write_arrays
 from minipeft.lab.saved_tensors import tape_arrays
-from minipeft.model.quantize import LEVELS, Packed, relative
+from minipeft.model.quantize import LEVELS, QuantizedParameter, relative_error
 from strategies import batch, model
 from test_methods_adapters import shake
 
@@ -48,19 +48,19 @@ def test_levels_rise_from_minus_1_to_1_with_zero_among_them(kind):
 
 @given(floats, st.sampled_from(list(LEVELS)), st.sampled_from([2, 6, 64]))
 def test_every_number_becomes_the_nearest_level(values, kind, block):
-    packed = Packed(xp.asarray(values), kind, block, double=False)
+    packed = QuantizedParameter(xp.asarray(values), kind, block, double=False)
     padded = np.pad(values.reshape(-1), (0, -values.size % block)).reshape(-1, block)
     scale = np.abs(padded).max(axis=1, keepdims=True).astype("float32").astype("float64")
     off = np.abs(padded[..., None] - np.array(LEVELS[kind]) * scale[..., None])
     least = off.min(axis=-1).reshape(-1)[: values.size].reshape(values.shape)
     assert np.allclose(np.abs(to_numpy(packed.data) - values), least, rtol=0, atol=1e-14)
-    again = Packed(packed.data, kind, block, double=False)
+    again = QuantizedParameter(packed.data, kind, block, double=False)
     assert (again.data == packed.data).all() and (again.codes == packed.codes).all()
 
 
 @given(floats, st.sampled_from(list(LEVELS)), st.booleans())
 def test_four_bits_are_four_bits(values, kind, double):
-    packed = Packed(xp.asarray(values), kind, double=double)
+    packed = QuantizedParameter(xp.asarray(values), kind, double=double)
     size, blocks = values.size, -(-values.size // 64)
     assert packed.codes.dtype == np.uint8 and packed.size == size
     assert packed.codes.nbytes == (size if kind == "int8" else -(-size // 2))
@@ -76,19 +76,24 @@ def test_four_bits_are_four_bits(values, kind, double):
 @pytest.mark.parametrize("double, bits", [(False, 4.5), (True, 4.127)])
 def test_bits_a_number(double, bits):
     values = xp.asarray(np.random.default_rng(0).standard_normal((512, 1024)), "float32")
-    assert abs(8 * Packed(values, "nf4", double=double).nbytes / values.size - bits) < 1e-3
+    assert (
+        abs(8 * QuantizedParameter(values, "nf4", double=double).nbytes / values.size - bits)
+        < 1e-3
+    )
 
 
 def test_nf4_suits_normal_weights_better_than_int4():
     values = xp.asarray(np.random.default_rng(0).standard_normal((64, 640)))
-    off = {kind: relative(Packed(values, kind).data, values) for kind in LEVELS}
+    off = {
+        kind: relative_error(QuantizedParameter(values, kind).data, values) for kind in LEVELS
+    }
     assert off["int8"] < 0.01 < off["nf4"] < 0.95 * off["int4"] < 0.12
 
 
 @given(st.integers(0, 999))
 def test_double_quantisation_moves_a_scale_by_half_a_step(seed):
     values = xp.asarray(np.random.default_rng(seed).standard_normal((40, 64)))
-    once, twice = Packed(values, double=False), Packed(values)
+    once, twice = QuantizedParameter(values, double=False), QuantizedParameter(values)
     off = xp.abs(twice.scales.data + twice.mean - once.scales)
     assert off.max() <= xp.abs(once.scales - twice.mean).max() / 254 * 1.001
     assert (once.codes == twice.codes).all()
@@ -129,18 +134,18 @@ def test_what_quantize_tells():
     weights = {path: p.data for path, p in base.named_parameters()}
     told = mp.quantize(base, "nf4")
     linears = {p.removesuffix(".weight"): w for p, w in weights.items() if "_proj.weight" in p}
-    assert told.errors.keys() == linears.keys() == {p for p in CONFIG.linears}
+    assert told.errors.keys() == linears.keys() == {p for p in CONFIG.linear_shapes}
     for path, p in base.named_parameters():
-        if isinstance(p, Packed):
-            error = relative(p.data, weights[path])
+        if isinstance(p, QuantizedParameter):
+            error = relative_error(p.data, weights[path])
             assert told.errors[path.removesuffix(".weight")] == error and 0.02 < error < 0.2
         else:
             assert p.data is weights[path]
-    assert told.numbers == sum(w.size for w in linears.values())
-    assert told.bytes_before == 8 * told.numbers
-    packed = [p for p in base.parameters() if isinstance(p, Packed)]
+    assert told.parameters == sum(w.size for w in linears.values())
+    assert told.bytes_before == 8 * told.parameters
+    packed = [p for p in base.parameters() if isinstance(p, QuantizedParameter)]
     assert told.bytes_after == sum(p.nbytes for p in packed)
-    assert f"{8 * told.bytes_after / told.numbers:.3f} bits" in repr(told)
+    assert f"{8 * told.bytes_after / told.parameters:.3f} bits" in repr(told)
 
 
 def test_the_head_stays_as_it_is():
@@ -154,7 +159,9 @@ def test_every_method_on_top(method, tmp_path):
     """Attached, trained, saved and loaded; the base stays packed and keeps every bit."""
     base, ids, labels = quantized()
     mark, bare = mp.fingerprint(base), to_numpy(base(ids).data)
-    packed = {path: p for path, p in base.named_parameters() if isinstance(p, Packed)}
+    packed = {
+        path: p for path, p in base.named_parameters() if isinstance(p, QuantizedParameter)
+    }
     adapter = mp.attach(base, mp.METHODS[method](), name="a")
     assert adapter.count == adapter.method.count(CONFIG)
     data = mp.Examples(ids, labels)
@@ -195,10 +202,12 @@ def test_merging_and_packing_again_tells_what_is_lost(kind):
     receipt = mp.merge(base, requantize=True)
     for path, share in receipt.lost.items():
         before, after = receipt.before[path], receipt.after[path]
-        assert isinstance(after, Packed) and after.packed_by == before.packed_by
+        assert (
+            isinstance(after, QuantizedParameter) and after.quantization == before.quantization
+        )
         delta = adapter.deltas[path.removesuffix(".weight")]
         change = delta.scaling * delta.lora_B.data @ delta.lora_A.data
-        off = relative(after.data - before.data, change)
+        off = relative_error(after.data - before.data, change)
         assert abs(share - off) < 1e-12 and (share > 0.3 or kind == "int8")
     assert len(receipt.lost) == 4
     assert f"{100 * np.mean(list(receipt.lost.values())):.1f} %" in repr(receipt)
@@ -288,13 +297,13 @@ def test_loftq_files_fit_together(tmp_path):
 def test_what_a_packed_weight_refuses():
     base, ids, labels = quantized()
     weight = base.blocks[0].attn.q_proj.weight
-    with pytest.raises(ValueError, match="read only"):
+    with pytest.raises(ValueError, match="read-only"):
         weight.data = np.zeros((16, 16))
     with pytest.raises(ValueError, match="cannot train"):
         weight.requires_grad = True
-    with pytest.raises(ValueError, match="packed already"):
+    with pytest.raises(ValueError, match="already quantised"):
         mp.quantize(base)
-    with pytest.raises(ValueError, match="packed already"):
+    with pytest.raises(ValueError, match="already quantised"):
         mp.loftq(base)
     with pytest.raises(ValueError, match="nothing trains"):
         mp.fit(base, mp.Examples(ids, labels), steps=1)
@@ -314,7 +323,7 @@ def test_wrong_options_change_nothing(wrong):
     base.blocks[1].mlp.up_proj.weight.data[0, 0] = 0.0
     assert not mp.adapters(base) and all(p.requires_grad for p in base.parameters())
     assert to_numpy(base(ids).data).shape == before.shape
-    assert not any(isinstance(p, Packed) for p in base.parameters())
+    assert not any(isinstance(p, QuantizedParameter) for p in base.parameters())
 
 
 @pytest.mark.parametrize("change", [mp.quantize, mp.dequantize, mp.loftq])

@@ -12,7 +12,7 @@ from minipeft.engine.functional import IGNORE
 from minipeft.engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from minipeft.model.layers import Dropout
 from minipeft.text.words import END, SEP, encode, examples_of
-from minipeft.train.batch_gradient import part_gradient
+from minipeft.train.batch_gradient import micro_batch_gradient
 from minipeft.train.data import Examples
 from minipeft.train.fit import Settings
 from minipeft.train.history import History
@@ -260,12 +260,12 @@ def test_an_error_leaves_no_gradient(where, monkeypatch):
 
     def read_one(*args):
         parts.append(args)
-        return part_gradient(*args) if len(parts) == 1 else fail()
+        return micro_batch_gradient(*args) if len(parts) == 1 else fail()
 
     if where == "step":
         monkeypatch.setattr("minipeft.train.fit.AdamW.step", fail)
     else:  # in the second part of a batch
-        monkeypatch.setattr("minipeft.train.fit.part_gradient", read_one)
+        monkeypatch.setattr("minipeft.train.fit.micro_batch_gradient", read_one)
     with pytest.raises(RuntimeError, match="stop"):
         mp.fit(net, examples(), steps=1, accumulate=2)
     assert all(p.grad is None for p in net.parameters())

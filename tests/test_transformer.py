@@ -13,7 +13,7 @@ from minipeft.engine import functional as F
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.functional import IGNORE
 from minipeft.engine.tensor import gradients
-from minipeft.model.transformer import Cache, rotation
+from minipeft.model.transformer import KVCache, rotation
 from minipeft.train.batch_gradient import chunked_loss
 from strategies import batch, configs, model
 from test_config import mixed_configs
@@ -194,7 +194,7 @@ def test_reading_in_chunks_equals_reading_at_once(config, real, sizes):
     ids, _ = batch(config, T=8)
     whole, cache, parts, start = (
         logits(net, ids, attention_mask=real),
-        Cache(config.layers),
+        KVCache(config.layers),
         [],
         0,
     )

@@ -14,11 +14,19 @@ from threadpoolctl import threadpool_info
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.model.layers import Parameter
-from minipeft.train.batch_gradient import add_up
-from minipeft.train.data_parallel import FORKS, processes, shared, side_by_side, threads
+from minipeft.train.batch_gradient import accumulate
+from minipeft.train.data_parallel import (
+    CAN_FORK,
+    parallel_map,
+    process_map,
+    thread_map,
+    to_shared_memory,
+)
 
-KINDS = [processes, threads] if FORKS else [threads]
-forking = pytest.mark.skipif(not FORKS, reason="processes are copied on Linux and NumPy only")
+KINDS = [process_map, thread_map] if CAN_FORK else [thread_map]
+forking = pytest.mark.skipif(
+    not CAN_FORK, reason="processes are copied on Linux and NumPy only"
+)
 
 
 def weights():
@@ -39,7 +47,7 @@ def times(trained):
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_come_in_order_of_the_parts(workers):
     trained = weights()
-    with side_by_side(times(trained), trained, workers) as each:
+    with parallel_map(times(trained), trained, workers) as each:
         seen = [
             (float(loss), *(float(g.sum()) for g in found.values()))
             for loss, found in each([(i,) for i in range(7)])
@@ -72,7 +80,7 @@ def test_a_sum_may_begin_with_any_part(kind):
     sums = {}
     with kind(read, trained, 2) as each:
         for _, found in each([(n,) for n in (0, 10, 1, 100)]):
-            add_up(found, sums)
+            accumulate(found, sums)
     assert [float(sums[p.node].max()) for p in trained] == [110.0] * 2
 
 
@@ -81,7 +89,7 @@ def test_of_two_threads_the_second_waits_and_blas_is_left_as_it_was():
 
     def train():
         trained = weights()
-        with side_by_side(times(trained), trained, 2) as each:
+        with parallel_map(times(trained), trained, 2) as each:
             seen.append("begin")
             assert sum(float(loss) for loss, _ in each([(1,), (1,)])) == 34
             seen.append("end")
@@ -104,10 +112,10 @@ def test_parameters_are_back_whatever_fails(monkeypatch):
         made.append(a)
         if len(made) > 1:
             raise MemoryError("no room")
-        return shared(a)
+        return to_shared_memory(a)
 
-    monkeypatch.setattr("minipeft.train.data_parallel.shared", fail)
-    with pytest.raises(MemoryError), processes(times(trained), trained, 2):
+    monkeypatch.setattr("minipeft.train.data_parallel.to_shared_memory", fail)
+    with pytest.raises(MemoryError), process_map(times(trained), trained, 2):
         pass
     assert all(p.data is a for p, a in zip(trained, arrays, strict=True))
 
@@ -120,7 +128,7 @@ def test_arrays_and_json_values_arrive_as_they_were():
         same = (a == ids).all() and b.shape == (0, 2) and tuple(seed or (4, [5])) == (4, [5])
         return xp.asarray(float(same)), {}
 
-    with side_by_side(read, trained, 2) as each:
+    with parallel_map(read, trained, 2) as each:
         parts = [(ids, ids[:0, :2], (4, [5])), (ids, ids[:0, :2], None)]
         assert [float(loss) for loss, found in each([*parts, *parts])] == [1.0] * 4
 
@@ -149,7 +157,7 @@ def test_a_worker_that_is_killed_is_reported():
             os.kill(os.getpid(), signal.SIGKILL)
         return np.zeros(()), {}
 
-    with processes(die, weights(), 2) as each:
+    with process_map(die, weights(), 2) as each:
         for _ in range(2):  # while it reads, and before it is sent another part
             with pytest.raises(RuntimeError, match="code -9"):
                 list(each([(0,), (1,)]))
@@ -181,7 +189,7 @@ def endless(folder):
             Path(folder, "worker").write_text(str(os.getpid()), encoding="ascii")
         return np.zeros(()), {}
 
-    with processes(read, weights(), 3) as each:
+    with process_map(read, weights(), 3) as each:
         list(each([(0,), (0,), (1,)]))
         print("begun", flush=True)
         time.sleep(60)

@@ -1,10 +1,11 @@
-"""The one door to array libraries.
+"""All of NumPy and CuPy comes into the package through this module.
 
-    xp    computes: NumPy, or CuPy on a GPU; MINIPEFT_BACKEND=numpy|cupy chooses, at import
-    np    always the host's NumPy: token ids, random draws, files, plots
+    xp    the array library that computes: NumPy, or CuPy on a GPU. The environment variable
+          MINIPEFT_BACKEND=numpy|cupy chooses it when the package is imported.
+    np    always NumPy, on the host: token ids, random draws, files, plots
 
-Random numbers are drawn on the host and copied, so both backends start from the same bits.
-Values are float32 unless created inside `with dtype("float64"):`.
+Random values are drawn on the host and copied to the device, so both backends start from the
+same bits. Arrays of floats are float32 unless they are created inside `with dtype("float64"):`.
 """
 
 import contextlib
@@ -23,36 +24,39 @@ else:
     raise ImportError(f"MINIPEFT_BACKEND={BACKEND!r} is not a backend; use 'numpy' or 'cupy'")
 
 
-def keep_freed_pages():
-    """Ask glibc to keep freed memory instead of giving it back to the kernel every step.
+def keep_freed_memory():
+    """Ask the C library, if it is glibc, to keep freed memory for the arrays of the next step.
 
-    Arrays of over 128 kB would otherwise be mapped, zeroed and faulted in anew each time, which
-    costs as much as the arithmetic. Other C libraries are left as they are.
+    Otherwise it returns every array of more than 128 kB to the kernel, and the next one of that
+    size is mapped, zeroed and faulted in page by page, which costs as much as the arithmetic.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest that glibc takes
-    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, in bytes: the largest that glibc accepts
+    mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD, in bytes
 
 
-keep_freed_pages()
+keep_freed_memory()
 
-CACHED = 1 << 16  # numbers that a loop handles at a time: a few arrays of them fit in 2 MB
+CHUNK_ELEMENTS = 1 << 16  # a few arrays of so many elements fit in a core's cache of 2 MB
 
 _precision = ContextVar("precision", default="float32")
-_create = ContextVar("create", default=xp.array)
+_constructor = ContextVar("constructor", default=xp.array)
 
 
 def default_dtype():
-    """The floating-point type that new parameters and arrays get: float32 unless changed."""
+    """Returns the floating-point type of new parameters: float32 unless `dtype` changed it."""
     return np.dtype(_precision.get())
 
 
 @contextlib.contextmanager
 def dtype(name):
-    """Create everything inside the block in another precision: `with dtype("float64"): …`."""
+    """Create arrays of floats inside the block in another precision: `with dtype("float64"):`.
+
+    Raises ValueError for anything but "float32" and "float64".
+    """
     if str(name) not in ("float32", "float64"):
         raise ValueError(f"dtype {name!r} is not supported; use 'float32' or 'float64'")
     token = _precision.set(str(name))
@@ -62,38 +66,45 @@ def dtype(name):
         _precision.reset(token)
 
 
-def blocks(a, width=None):
-    """Slices of the rows of an array, so many rows each as stay in a core's cache.
+def chunks(a, width=None):
+    """Returns slices that cover the rows of an array, in order.
 
-    width: how many numbers the work on a row touches (default: those in the row). All rows are
-    one slice if the array is not NumPy's own: on a GPU, or without values.
+    width: how many elements the work on one row touches, by default those of the row.
+    Of a NumPy array, a slice has as many rows as stay in a core's cache. Of any other, on a GPU
+    or without values, one slice has all rows.
     """
     rows = len(a)
     width = a.size // max(1, rows) if width is None else width
-    step = CACHED // max(1, width) if isinstance(a, np.ndarray) else rows
+    step = CHUNK_ELEMENTS // max(1, width) if isinstance(a, np.ndarray) else rows
     return [slice(start, start + step) for start in range(0, rows, max(1, step))]
 
 
 def array(values, dtype=None):
-    """A copy of the host's values on the device, as floats of the default dtype or another."""
-    return _create.get()(values, dtype=default_dtype() if dtype is None else dtype)
+    """Returns the values copied to the device, as floats of the default dtype or as `dtype`."""
+    return _constructor.get()(values, dtype=default_dtype() if dtype is None else dtype)
 
 
 @contextlib.contextmanager
-def creating(create):
-    """Inside the block `array` returns create(values, dtype): see `shape_arrays`."""
-    token = _create.set(create)
+def array_constructor(construct):
+    """Inside the block `array` returns construct(values, dtype), not xp.array(values, dtype).
+
+    The ledger uses it to build a model of any size from shapes, without memory for the values.
+    """
+    token = _constructor.set(construct)
     try:
         yield
     finally:
-        _create.reset(token)
+        _constructor.reset(token)
 
 
 def to_numpy(a):
-    """Bring an array back to the host; a NumPy array comes back as it is."""
+    """Returns an array as a NumPy array on the host; a NumPy array is returned as it is."""
     return np.asarray(a) if xp is np else xp.asnumpy(a)
 
 
-def numbers(scalars):
-    """Arrays without axes as a list of Python numbers: the host waits for the device once."""
+def to_list(scalars):
+    """Returns arrays without axes as a list of Python numbers, copied to the host together.
+
+    The host waits for the device once, not once for each of them.
+    """
     return to_numpy(xp.stack([xp.asarray(a) for a in scalars])).tolist()

@@ -1,24 +1,26 @@
-"""Fused operations: the layers of a transformer as single ops, derivative beside value.
+"""Fused operations: each layer of a transformer as one operation with its derivative.
 
-Fused where the composition of primitives would keep more than twice the memory or be less
-exact; each has a slow twin made of primitives in the tests.
-Shapes: B batch, T tokens or queries, S keys, D width, V vocabulary, N rows, H heads,
+A layer is fused where the same layer, composed of primitive operations, would need more than
+twice the memory for saved tensors or be less exact. The tests compare it with that form.
+
+In every formula g is the gradient of the result, and dx is the gradient of an operand x.
+Shapes: B batch, T tokens (queries), S slots (keys), D width, V vocabulary, N rows, H heads,
 G key-value heads, K head width.
 """
 
 import math
 
-from .backend import array, blocks, np, xp
+from .backend import array, chunks, np, xp
 from .tensor import needs_gradient, once, record, value
 
-IGNORE = -100  # a label that takes no part in the loss
+IGNORE = -100  # the label of a position that takes no part in the loss, as in PyTorch
 
 
 def linear(x, w, b=None):
     """y = x wᵀ + b, (…, in) -> (…, out) with w (out, in); dx = g w, dw = gᵀ x, db = Σ g.
 
-    All leading axes are folded into one matrix product, twice as fast as a batched one. w is
-    asked for again when g comes: one held in few bits is not kept unpacked.
+    The leading axes become one, as one matrix product is twice as fast as a batch of them.
+    Backward calls `value(w)` again: of a quantised weight no dequantised copy is saved.
     """
     a, weight = value(x), value(w)
     rows = a.reshape(-1, a.shape[-1])  # (N, in)
@@ -35,7 +37,10 @@ def linear(x, w, b=None):
 
 
 def embedding(w, ids):
-    """Rows of a table, w (V, D) at ids (B, T) -> (B, T, D); g is added up where ids repeat."""
+    """Rows of a table w (V, D) at token ids (B, T) -> (B, T, D); dw[ids] += g.
+
+    The gradient of a row is the sum over all positions that have its id.
+    """
     table, shape = value(w), value(w).shape
 
     def scatter(g):
@@ -47,9 +52,10 @@ def embedding(w, ids):
 
 
 def dropout(x, p, rng):
-    """Zero each number with probability p, divide the rest by 1 − p; g passes the same mask.
+    """y = x · mask / (1 − p); dx = g · mask / (1 − p).
 
-    The mask is drawn on the host from `rng`; the expectation over masks is x.
+    Each element of the mask is 0 with probability p, else 1, so the mean of y over masks is x.
+    The mask is drawn from `rng` on the host.
     """
     a = value(x)
     keep = array(rng.random(a.shape, dtype=np.float32) >= p, bool)
@@ -60,14 +66,15 @@ def dropout(x, p, rng):
 def gelu(x):
     """Gaussian error linear unit: y = x h, h = (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
 
-    dy/dx = h + y (1 − h) √(2/π) (2 + 6 · 0.044715 x²) is computed at once when it will be
-    needed, so one array is kept instead of four, and in blocks that stay in a core's cache.
+    dx = g (h + y (1 − h) √(2/π) (2 + 6 · 0.044715 x²)). If x needs a gradient, this slope is
+    computed in the forward pass, so one array is saved instead of four. Both passes go through
+    the array in chunks that stay in a core's cache.
     Hendrycks & Gimpel 2016, arXiv:1606.08415
     """
     a, c, keep = value(x), math.sqrt(2.0 / math.pi), needs_gradient(x)
     flat, shape = a.reshape(-1), a.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
-    for part in blocks(flat):
+    for part in chunks(flat):
         a = flat[part]
         aa = a * a
         h = aa * (0.044715 * c)
@@ -87,14 +94,15 @@ def gelu(x):
 
 
 def silu(x):
-    """y = x σ(x); dy/dx = σ(x) (1 + x (1 − σ(x))), as in `gelu` computed at once, in blocks.
+    """Sigmoid linear unit: y = x σ(x); dx = g σ(x) (1 + x (1 − σ(x))).
 
+    The slope is computed in the forward pass, and in chunks, as in `gelu`.
     Elfwing et al. 2017, arXiv:1702.03118
     """
     a, keep = value(x), needs_gradient(x)
     flat, shape = a.reshape(-1), a.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
-    for part in blocks(flat):
+    for part in chunks(flat):
         s = flat[part] * 0.5
         xp.tanh(s, out=s)
         s += 1.0
@@ -107,13 +115,13 @@ def silu(x):
 
 
 def _times(g, slope):
-    """g · slope in the memory of the slope: a tape is used once."""
+    """Returns g · slope, in the memory of the slope: a tape is used only once."""
     slope = slope.reshape(g.shape)
     return xp.multiply(g, slope, out=slope)
 
 
 def layer_norm(x, gain, bias, eps):
-    """y = gain · n + bias with n = (x − mean) / √(var + eps) over the last axis.
+    """y = gain · n + bias with n = (x − mean) / √(var + eps); mean and var over the last axis.
 
     dx = (h − mean(h) − n mean(h n)) / √(var + eps), h = g · gain;  dgain = Σ g n, dbias = Σ g.
     Ba et al. 2016, arXiv:1607.06450
@@ -137,7 +145,7 @@ def layer_norm(x, gain, bias, eps):
 
 
 def rms_norm(x, gain, eps):
-    """y = gain · n with n = x / √(mean(x²) + eps) over the last axis.
+    """y = gain · n with n = x / √(mean(x²) + eps); the mean over the last axis.
 
     dx = (h − n mean(h n)) / √(mean(x²) + eps), h = g · gain;  dgain = Σ g n.
     Zhang & Sennrich 2019, arXiv:1910.07467
@@ -156,12 +164,15 @@ def rms_norm(x, gain, eps):
 
 
 def _mean_product(a, b):
-    """Mean of a · b over the last axis, (…, D) -> (…, 1), without holding the product."""
+    """Returns the mean of a · b over the last axis, (…, D) -> (…, 1), with no array a · b."""
     return (a[..., None, :] @ b[..., :, None])[..., 0] * (1.0 / a.shape[-1])
 
 
 def softmax(x, mask=None):
-    """p = eˣ / Σ eˣ over the last axis, of x + mask if given; dx = p · (g − Σ g p)."""
+    """p = exp(x + mask) / Σ exp(x + mask) over the last axis; dx = p · (g − Σ g p).
+
+    The mask, if given, is 0 where x counts and large and negative where it does not.
+    """
     p = _softmax_in_place(value(x) + (0.0 if mask is None else mask))
 
     def dx(g):
@@ -171,7 +182,8 @@ def softmax(x, mask=None):
 
 
 def _softmax_in_place(p):
-    largest = p.argmax(axis=-1)[..., None]  # NumPy finds it in half the time that `max` takes
+    """Replace the scores in an array by their softmax over the last axis. Returns the array."""
+    largest = p.argmax(axis=-1)[..., None]  # takes half the time of `max`
     p -= xp.take_along_axis(p, largest, axis=-1)
     xp.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
@@ -179,13 +191,17 @@ def _softmax_in_place(p):
 
 
 def attention(q, k, v, mask):
-    """Scaled dot-product attention, o = softmax(q kᵀ / √K + mask) v.
+    """Scaled dot-product attention: y = p v with p = softmax(q kᵀ / √K + mask).
 
-    q (B, H, T, K), k and v (B, G, S, K), where H / G query heads share a key head.
-    With p the probabilities and dp = g vᵀ:  dv = pᵀ g,  ds = p · (dp − Σ dp p) / √K,
-    dq = ds k,  dk = dsᵀ q. One op, because the scores can then become p in place, and a few
-    rows of the batch at a time, whose scores stay in a core's cache.
-    Vaswani et al. 2017, section 3.2.1, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245
+    q (B, H, T, K), k and v (B, G, S, K) -> y (B, H, T, K). H / G query heads share one key and
+    value head. The mask, (T, S) or (B, T, S), is added to the scores; None adds nothing.
+
+        dv = pᵀ g      ds = p · (g vᵀ − Σ (g vᵀ) p) / √K      dq = ds k      dk = dsᵀ q
+
+    Fused, the scores become p in the same memory, and a few rows of the batch are computed at a
+    time, so that their scores stay in a core's cache.
+    Vaswani et al. 2017, section 3.2.1, arXiv:1706.03762; heads shared by groups of queries:
+    Ainslie et al. 2023, arXiv:2305.13245
     """
     (B, H, T, K), (G, S) = value(q).shape, value(k).shape[1:3]
     scale, grouped = 1.0 / math.sqrt(K), (-1, G, H // G * T, K)
@@ -197,7 +213,7 @@ def attention(q, k, v, mask):
     def gradients(g):
         g = g.reshape(grouped)
         dq, dk, dv = (xp.empty_like(x) for x in (queries, keys, values))
-        for rows in blocks(queries, H * T * S):
+        for rows in chunks(queries, H * T * S):
             ds = g[rows] @ xp.swapaxes(values[rows], -1, -2)
             ds -= (ds[..., None, :] @ p[rows][..., :, None])[..., 0]
             ds *= p[rows]
@@ -214,12 +230,12 @@ def attention(q, k, v, mask):
 
 
 def _attend(queries, keys, values, mask, T):
-    """(p, o) of `attention`, p by key head: (B, G, H/G · T, S), o: (B, H, T, K)."""
+    """Returns (p, y) of `attention`: p (B, G, H/G · T, S) by key head, y (B, H, T, K)."""
     (B, G, N, K), S = queries.shape, keys.shape[2]
     H = N // T * G
     p, y = (xp.empty_like(queries, shape=s, order="C") for s in ((B, G, N, S), (B, T, H, K)))
-    y = y.transpose(0, 2, 1, 3)  # in memory (B, T, H, K), as it is read next
-    for rows in blocks(queries, H * T * S):
+    y = y.transpose(0, 2, 1, 3)  # (B, T, H, K) in memory, the order in which it is read next
+    for rows in chunks(queries, H * T * S):
         scores = xp.matmul(queries[rows], xp.swapaxes(keys[rows], -1, -2), out=p[rows])
         if mask is not None:
             scores = scores.reshape(-1, G, H // G, T, S)  # a view
@@ -229,44 +245,48 @@ def _attend(queries, keys, values, mask, T):
 
 
 def rope(x, cos, sin):
-    """Rotary positions: turn the pairs (i, i + K/2) of x (…, T, K) by each token's angles.
+    """Rotary position embedding: elements i and i + K/2 of x (…, T, K) turned by an angle.
 
-    y = x · cos + (−x₂, x₁) · sin with cos and sin (…, T, K/2); a gradient is turned back.
-    Su et al. 2021, arXiv:2104.09864, pairs as in the Llama checkpoints on Hugging Face
+    With x₁ and x₂ the two halves of the last axis, and cos and sin (…, T, K/2) of the angles:
+
+        y = (x₁ cos − x₂ sin, x₂ cos + x₁ sin)      dx: g turned by the opposite angles
+
+    Su et al. 2021, arXiv:2104.09864, in pairs as in the Llama checkpoints on Hugging Face
     """
     half = value(x).shape[-1] // 2
     cos, sin = xp.concatenate([cos, cos], axis=-1), xp.concatenate([-sin, sin], axis=-1)
 
     def turn(a, sin):
-        y = a.copy()  # in order of its axes, so that what follows runs over all T · K numbers
-        other = xp.empty_like(y)
-        other[..., :half], other[..., half:] = a[..., half:], a[..., :half]
+        y = a.copy()  # contiguous, so that each line below is one pass over memory
+        swapped = xp.empty_like(y)
+        swapped[..., :half], swapped[..., half:] = a[..., half:], a[..., :half]
         y *= cos
-        other *= sin
-        y += other
+        swapped *= sin
+        y += swapped
         return y
 
     return record(turn(value(x), sin), (x, lambda g: turn(g, -sin)))
 
 
 def cross_entropy(logits, labels, count=None):
-    """Mean of −log softmax(logits)[label] in nats, logits (…, V), labels (…) or IGNORE.
+    """Mean of −log softmax(logits)[label], in nats; logits (…, V), labels (…) of integers.
 
-    The sum is divided by `count`, which parts of one batch are given for the whole; by default
-    the number of labels that take part.  dlogits = (p − onehot(label)) / count.
+    dlogits = g (softmax(logits) − onehot(label)) / count. Positions labelled IGNORE take no
+    part. `count`, by which the sum is divided, is the number of all other labels; for a
+    micro-batch it is given, as that number in its whole batch.
     """
     labels, a = np.asarray(labels).reshape(-1), value(logits)
-    asked = np.flatnonzero(labels != IGNORE)
-    count = len(asked) if count is None else count
-    rows, targets = xp.asarray(asked), xp.asarray(labels[asked])
+    labelled = np.flatnonzero(labels != IGNORE)
+    count = len(labelled) if count is None else count
+    rows, targets = xp.asarray(labelled), xp.asarray(labels[labelled])
     shape, flat = a.shape, a.reshape(-1, a.shape[-1])
     z = flat[rows]  # (N, V), a copy
     z -= z.max(axis=-1, keepdims=True)
     n = xp.arange(len(rows))
-    picked = z[n, targets]
+    z_target = z[n, targets]
     xp.exp(z, out=z)
     total = z.sum(axis=-1, keepdims=True)
-    loss = ((xp.log(total[:, 0]) - picked) * (1.0 / count)).sum()
+    loss = ((xp.log(total[:, 0]) - z_target) * (1.0 / count)).sum()
 
     def dlogits(g):
         g = g * (1.0 / count)

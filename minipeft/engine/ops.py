@@ -1,8 +1,9 @@
-"""Primitive operations: each computes its value and says how a gradient g passes back.
+"""Primitive operations on Tensors, each with its derivative beside its value.
 
-Operands are Tensors, arrays or Python numbers; arrays and numbers are constants. Shapes
-broadcast as in NumPy, and the engine sums a broadcast operand's gradient back to its shape.
-Constants are Python floats: a NumPy scalar would silently turn float32 into float64.
+In every formula g is the gradient of the result, and dx, dy are those of the operands x, y.
+An operand is a Tensor, or a constant: an array or a Python number. Shapes broadcast as in
+NumPy, and backward sums the gradient of a broadcast operand to its shape.
+Factors are Python floats: a NumPy scalar would silently turn float32 into float64.
 """
 
 import itertools
@@ -12,17 +13,17 @@ from .tensor import Tensor, record, value
 
 
 def add(x, y):
-    """x + y; both operands get g."""
+    """x + y; dx = dy = g."""
     return record(value(x) + value(y), (x, lambda g: g), (y, lambda g: g))
 
 
 def sub(x, y):
-    """x − y; x gets g and y gets −g."""
+    """x − y; dx = g, dy = −g."""
     return record(value(x) - value(y), (x, lambda g: g), (y, lambda g: -g))
 
 
 def mul(x, y):
-    """x · y elementwise; each operand gets g times the other."""
+    """x · y elementwise; dx = g y, dy = g x."""
     a, b = value(x), value(y)
     return record(a * b, (x, lambda g: g * b), (y, lambda g: g * a))
 
@@ -57,7 +58,7 @@ def sqrt(x):
 
 
 def square(x):
-    """x · x; dx = 2 g x. (x ** 3 would be 150 times slower than x · x · x.)"""
+    """x²; dx = 2 g x. (In NumPy x ** 3 takes 150 times as long as x * x * x.)"""
     a = value(x)
     return record(a * a, (x, lambda g: 2.0 * g * a))
 
@@ -82,7 +83,7 @@ def relu(x):
 
 
 def where(condition, x, y):
-    """x where the condition holds, y elsewhere; g goes to the operand that was taken."""
+    """x where the condition is true, else y; dx = g where it is true, dy = g where not."""
     return record(
         xp.where(condition, value(x), value(y)),
         (x, lambda g: xp.where(condition, g, xp.zeros((), g.dtype))),
@@ -91,7 +92,10 @@ def where(condition, x, y):
 
 
 def matmul(x, y):
-    """Product of matrices, (…, n, k) @ (…, k, m) -> (…, n, m); dx = g yᵀ, dy = xᵀ g."""
+    """Matrix product, (…, n, k) @ (…, k, m) -> (…, n, m); dx = g yᵀ, dy = xᵀ g.
+
+    Raises ValueError for an operand with fewer than two axes: reshape it first.
+    """
     a, b = value(x), value(y)
     if a.ndim < 2 or b.ndim < 2:
         raise ValueError(f"matmul needs matrices, got {a.shape} @ {b.shape}; reshape first")
@@ -103,14 +107,14 @@ def matmul(x, y):
 
 
 def sum(x, axis=None, keepdims=False):
-    """Sum over an axis, some or all; every summand gets g."""
+    """Sum over one axis, several, or all; dx = g, broadcast to the shape of x."""
     a = value(x)
     spread = _spread(a.shape, axis, keepdims)
     return record(a.sum(axis=axis, keepdims=keepdims), (x, spread))
 
 
 def mean(x, axis=None, keepdims=False):
-    """Mean over an axis, some or all; every summand gets g / n."""
+    """Mean over one axis, several, or all; dx = g / n, broadcast, for a mean of n elements."""
     a = value(x)
     y, spread = a.mean(axis=axis, keepdims=keepdims), _spread(a.shape, axis, keepdims)
     share = 1.0 / (a.size // max(y.size, 1))
@@ -118,20 +122,20 @@ def mean(x, axis=None, keepdims=False):
 
 
 def _spread(shape, axis, keepdims):
-    """How the gradient of a sum over an axis gets back to every summand."""
+    """Returns the vjp of a sum: g broadcast along the axes that were summed."""
     expand = axis is not None and not keepdims
     return lambda g: xp.broadcast_to(xp.expand_dims(g, axis) if expand else g, shape)
 
 
 def reshape(x, *shape):
-    """The same numbers in another shape; g goes back to the old one."""
+    """The same elements in another shape; dx = g in the shape of x."""
     a = value(x)
     old = a.shape
     return record(a.reshape(*shape), (x, lambda g: g.reshape(old)))
 
 
 def transpose(x, *axes):
-    """Axes in another order, all reversed if none is given; g is put back in order."""
+    """Axes in another order, reversed if none is given; dx = g with the axes put back."""
     a = value(x)
     axes = axes or tuple(range(a.ndim))[::-1]
     back = tuple(sorted(range(a.ndim), key=axes.__getitem__))
@@ -139,12 +143,12 @@ def transpose(x, *axes):
 
 
 def broadcast(x, shape):
-    """x repeated along new or length-1 axes, without a copy; g is summed over the repeats."""
+    """x repeated along new or length-1 axes, without a copy; dx = Σ g over the repeats."""
     return record(xp.broadcast_to(value(x), shape), (x, lambda g: g))
 
 
 def concat(tensors, axis=0):
-    """Tensors one after the other along an axis; each gets its own slice of g."""
+    """Tensors joined along an axis; the gradient of each is its slice of g."""
     arrays = [value(x) for x in tensors]
     before = (slice(None),) * (axis % arrays[0].ndim)
     ends = itertools.accumulate(a.shape[axis] for a in arrays)
@@ -157,7 +161,10 @@ def concat(tensors, axis=0):
 
 
 def getitem(x, index):
-    """x[index], by slices, integers or integer arrays; g is added up where indices repeat."""
+    """x[index] by slices, integers or integer arrays; dx[index] += g, zero elsewhere.
+
+    An element that an integer array takes several times gets the sum of its gradients.
+    """
     a = value(x)
     shape = a.shape
     parts = index if isinstance(index, tuple) else (index,)

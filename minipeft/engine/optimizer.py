@@ -1,19 +1,18 @@
-"""AdamW, the clipping of gradients, and the learning rate's rise and fall."""
+"""AdamW, gradient clipping, and the learning-rate schedule (linear warm-up, then a cosine)."""
 
 import math
 
-from .backend import blocks, xp
+from .backend import chunks, xp
 
 
 class AdamW:
-    """Adam with decoupled weight decay, updating its parameters in place.
+    """Adam with decoupled weight decay, which updates its parameters in place.
 
         m = β₁ m + (1 − β₁) g        v = β₂ v + (1 − β₂) g²
         w = w − lr · decay · w − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)
 
-    Decay applies to matrices only: biases, gains and other vectors are left alone. A parameter
-    with a `rate` of its own learns at lr · rate.
-    A parameter without a gradient is not touched.
+    Only matrices decay: biases, gains and other vectors do not. A parameter with a `rate` other
+    than 1 learns, and decays, at lr · rate. A parameter without a gradient stays as it is.
 
     Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101
     """
@@ -27,13 +26,13 @@ class AdamW:
 
     @property
     def state(self):
-        """The arrays that a resumed run needs, {kind: one for each parameter}."""
+        """The arrays that a resumed run needs: {kind: a list with one array per parameter}."""
         return {"m": self.m, "v": self.v}
 
-    def step(self, lr, scale=1.0, before=None):
-        """One update at rate `lr` by the gradients times `scale` (see `clip_scale`).
+    def step(self, lr, scale=1.0, backup=None):
+        """Update the parameters once, at learning rate `lr`, by their gradients times `scale`.
 
-        before: arrays that are given the weights as they were.
+        backup: arrays, one per parameter, which receive the weights from before the update.
         """
         self.steps += 1
         b1, b2 = self.betas
@@ -42,16 +41,16 @@ class AdamW:
         for i, p in enumerate(self.parameters):
             if p.grad is None:
                 continue
-            kept = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
-            was = p.data if before is None else before[i]
-            arrays = (p.data, p.grad, self.m[i], self.v[i], was)
-            for w, g, m, v, was in in_blocks(*arrays):
-                was[...] = w
-                w *= kept
-                w -= self.change(g * scale, m, v, root) * (rate * p.rate)
+            decay = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
+            saved = p.data if backup is None else backup[i]
+            arrays = (p.data, p.grad, self.m[i], self.v[i], saved)
+            for w, g, m, v, saved in in_chunks(*arrays):
+                saved[...] = w
+                w *= decay
+                w -= self.direction(g * scale, m, v, root) * (rate * p.rate)
 
-    def change(self, g, m, v, root):
-        """Move both moments on by a gradient, in place; return (m / (√v · root + eps))."""
+    def direction(self, g, m, v, root):
+        """Update both moments by a gradient, in place. Returns m / (√v · root + eps)."""
         b1, b2 = self.betas
         m *= b1
         m += g * (1.0 - b1)
@@ -66,31 +65,36 @@ class AdamW:
 
 
 def grad_norm(parameters):
-    """The Euclidean norm of all gradients taken as one vector, an array without axes."""
-    squares = [square_sum(p.grad) for p in parameters if p.grad is not None]
+    """Returns the Euclidean norm of all gradients as one vector, an array without axes."""
+    squares = [sum_of_squares(p.grad) for p in parameters if p.grad is not None]
     return xp.sqrt(sum(squares).astype("float64")) if squares else xp.zeros(())
 
 
-def square_sum(g):
-    """Σ g², by parts that stay in a core's cache."""
-    return sum((part * part).sum() for (part,) in in_blocks(g))
+def sum_of_squares(g):
+    """Returns Σ g², computed in chunks that stay in a core's cache."""
+    return sum((part * part).sum() for (part,) in in_chunks(g))
 
 
-def in_blocks(*arrays):
-    """Views of the same rows of each array, a block at a time that stays in a core's cache."""
+def in_chunks(*arrays):
+    """Yields views of the same rows of every array, so few that they stay in a core's cache."""
     rows = [xp.atleast_1d(a) for a in arrays]
     first = rows[0]
-    for part in blocks(first):
+    for part in chunks(first):
         yield tuple(a[part] for a in rows)
 
 
 def clip_scale(norm, limit):
-    """The factor that brings gradients of this norm down to `limit`; 1 if there is no need."""
+    """Returns the factor that brings gradients of this norm down to `limit`, at most 1.
+
+    It is 1 if limit is None.
+    """
     return 1.0 if limit is None else min(1.0, limit / (float(norm) + 1e-6))
 
 
 def learning_rate(step, steps, peak, warmup):
-    """Linear rise to `peak` over `warmup` steps, then half a cosine to zero; steps start at 0.
+    """Returns the rate at a step: linear warm-up to `peak` in `warmup` steps, then a cosine.
+
+    Steps count from 0. The cosine falls from `peak` and would be zero at step `steps`.
 
     >>> [round(learning_rate(t, 6, 1.0, 2), 2) for t in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]

@@ -1,23 +1,26 @@
-"""Reverse-mode automatic differentiation, once through a tape of edges.
+"""Reverse-mode automatic differentiation: a tape of operations, walked backward once.
 
-An operation computes its value with plain arrays and calls `record` with one edge an operand:
+An operation computes its value on plain arrays and calls `record` with one edge per operand:
 
     def mul(x, y):
         a, b = value(x), value(y)
         return record(
             a * b,
-            (x, lambda g: g * b),      # how a gradient g of the result becomes one of x
-            (y, lambda g: g * a),
+            (x, lambda g: g * b),      # the gradient g of the result -> the gradient of x
+            (y, lambda g: g * a),      # … -> the gradient of y
         )
 
-`record` keeps only the edges whose operand needs a gradient. An edge to a frozen weight is
-dropped and with it the closure that held the layer's input: the input is not kept, the weight's
-gradient is never computed, and below the first trainable number no tape exists. That is where
-parameter-efficient fine-tuning saves.
+The function in an edge is a vector-Jacobian product (vjp). The arrays that it refers to, here
+a and b, are the saved tensors: they stay in memory until the backward pass has used them.
 
-A Node is apart from its array, so an array lives only while somebody's derivative needs it.
-Nodes are numbered as they are made, which is a topological order: backward needs no recursion.
-First derivatives only: a gradient is a plain array, not a Tensor.
+`record` keeps only the edges whose operand needs a gradient. The edge to a frozen weight is
+dropped, and with it the vjp that refers to the layer's input. So that input is not saved, the
+gradient of the weight is never computed, and below the first trainable parameter there is no
+tape at all. This is where parameter-efficient fine-tuning saves memory and time.
+
+A node does not hold its array, so an array that no vjp refers to is freed at once. Nodes are
+numbered as they are created, which is a topological order: backward needs no recursion.
+Only first derivatives exist, as a gradient is a plain array and not a Tensor.
 """
 
 import contextlib
@@ -32,25 +35,25 @@ _numbers = itertools.count()
 
 
 class Node:
-    """One value on the tape: where its gradient goes next; for a leaf, the gradient itself."""
+    """One value on the tape: the edges to its operands; at a leaf, the gradient itself."""
 
     __slots__ = ("__weakref__", "edges", "grad", "number", "shape")
 
     def __init__(self, shape, edges=()):
         self.number = next(_numbers)
         self.shape = shape
-        self.edges = edges  # (operand's node, vjp) pairs; () for a leaf, None once used
+        self.edges = edges  # (operand's node, vjp) pairs; () at a leaf; None once used
         self.grad = None
 
 
 class Tensor:
     """An array and, if a gradient has to pass through it, its node on the tape.
 
-    Arithmetic (+ - * / @, indexing, …) is defined in `ops`.
+    Its arithmetic (+ - * / @, indexing, sum, reshape, …) is defined in `ops`.
     """
 
     __slots__ = ("data", "node")
-    __array_ufunc__ = None  # array + Tensor asks Tensor, not NumPy
+    __array_ufunc__ = None  # in `array + tensor`, NumPy leaves the sum to Tensor
 
     def __init__(self, data, requires_grad=False, node=None):
         self.data = data
@@ -58,7 +61,7 @@ class Tensor:
 
     @property
     def grad(self):
-        """The gradient left here by `backward`; None before that, and for a frozen tensor."""
+        """The gradient that `backward` left here; None before that, and if frozen."""
         return self.node.grad if self.node is not None else None
 
     @grad.setter
@@ -70,12 +73,15 @@ class Tensor:
 
     @property
     def requires_grad(self):
-        """Whether a gradient passes through here."""
+        """Whether it is on the tape, so that a gradient passes through it."""
         return self.node is not None
 
     @property
     def arrays(self):
-        """What holds it in memory, {end of its name in a file: array}; one, unless packed."""
+        """The arrays that hold it in memory, {end of its name in a file: array}.
+
+        There is one, {"": data}; a quantised weight has several (codes and scales).
+        """
         return {"": self.data}
 
     @property
@@ -85,7 +91,7 @@ class Tensor:
 
     @property
     def dtype(self):
-        """The type of the numbers."""
+        """The type of the elements."""
         return self.data.dtype
 
     @property
@@ -97,11 +103,11 @@ class Tensor:
         return len(self.data)
 
     def item(self):
-        """The number in a one-element tensor, as a Python float (copied to the host)."""
+        """Returns the value of a one-element tensor as a Python float, copied to the host."""
         return float(self.data)
 
     def backward(self):
-        """See `minipeft.autograd.backward`."""
+        """Add d self / d leaf to the `.grad` of every leaf: see the function `backward`."""
         backward(self)
 
     def __repr__(self):
@@ -109,22 +115,23 @@ class Tensor:
 
 
 def value(x):
-    """The array inside a Tensor; arrays and Python numbers stand for themselves (constants)."""
+    """Returns the array of a Tensor; an array or a Python number, a constant, as it is."""
     return x.data if isinstance(x, Tensor) else x
 
 
 def needs_gradient(*operands):
-    """Whether `record` would now keep an edge to any of these operands."""
+    """Returns whether `record` would keep an edge to any of these operands."""
     return _recording.get() and any(
         isinstance(x, Tensor) and x.node is not None for x in operands
     )
 
 
 def record(result, *edges):
-    """Wrap an op's result; keep the edges (operand, vjp) to operands that need a gradient.
+    """Returns the result of an operation as a Tensor, its edges (operand, vjp) on the tape.
 
-    A vjp takes the gradient g of the result, never writes into it, and returns the operand's
-    gradient, which may still carry broadcast axes: backward sums those away.
+    Only edges to operands that need a gradient are kept, and none inside `no_grad`.
+    A vjp takes the gradient g of the result, never writes into it, and returns the gradient of
+    the operand. If the operand was broadcast, backward sums that gradient to its shape.
     """
     if not _recording.get():
         return Tensor(result)
@@ -133,20 +140,23 @@ def record(result, *edges):
 
 
 def once(vjp):
-    """A part of a derivative that several edges of one op share, computed only once."""
-    memo = []
+    """Returns the vjp such that only its first call computes; the others return that result.
+
+    It is for a part of the derivative that several edges of one operation share.
+    """
+    results = []
 
     def shared(g):
-        if not memo:
-            memo.append(vjp(g))
-        return memo[0]
+        if not results:
+            results.append(vjp(g))
+        return results[0]
 
     return shared
 
 
 @contextlib.contextmanager
 def no_grad():
-    """Record nothing inside the block: evaluation and generation need no tape."""
+    """Record no tape inside the block: evaluation and generation need no gradients."""
     token = _recording.set(False)
     try:
         yield
@@ -157,40 +167,40 @@ def no_grad():
 def backward(loss):
     """Add d loss / d leaf to the `.grad` of every leaf that the scalar `loss` depends on.
 
-    Raises what `gradients` raises, and then adds nothing.
+    Raises ValueError or RuntimeError as `gradients` does, and then adds nothing.
     """
     add_to_leaves(gradients(loss))
 
 
-def add_to_leaves(found):
+def add_to_leaves(leaf_gradients):
     """Add {leaf node: gradient} to the `.grad` of each leaf."""
-    for leaf, g in found.items():
+    for leaf, g in leaf_gradients.items():
         leaf.grad = g if leaf.grad is None else leaf.grad + g
 
 
 def gradients(loss, g=None):
-    """{leaf node: d loss / d leaf} for every leaf that the scalar `loss` depends on.
+    """Returns {leaf node: d loss / d leaf} for every leaf that the scalar `loss` depends on.
 
-    g: the gradient to start from, where `loss` is a step on the way and no scalar.
-    The tape is used up, its arrays freed as soon as they were needed. Raises ValueError for a
-    loss that is no scalar or depends on nothing trainable, and RuntimeError for a tape that was
-    used before: compute the loss again.
+    With g, an array of the shape of `loss`, it returns the vjp Σ g · d loss / d leaf instead,
+    and `loss` need not be a scalar. The tape is used up: its saved tensors are freed meanwhile.
+    Raises ValueError if the loss is not a scalar (reduce it first) or depends on nothing that
+    requires a gradient, and RuntimeError if its tape was already used (compute it again).
     """
     if g is None and loss.data.size != 1:
-        text = f"backward starts from one number, but the loss has shape {loss.shape}"
+        text = f"backward starts from a scalar, but the loss has shape {loss.shape}"
         raise ValueError(f"{text}; reduce it first, with .mean() or .sum()")
     if loss.node is None:
         text = "the loss depends on nothing that requires a gradient"
         raise ValueError(f"{text}; attach a method or set requires_grad before computing it")
-    found, pending = {}, {loss.node: xp.ones_like(loss.data) if g is None else g}
+    leaf_gradients, pending = {}, {loss.node: xp.ones_like(loss.data) if g is None else g}
     heap = [(-loss.node.number, loss.node)]
-    while heap:  # the youngest node first: all that used it have been visited
+    while heap:  # the youngest node first: every node that used it has been visited
         node = heapq.heappop(heap)[1]
         g = pending.pop(node)
         if node.edges is None:
             raise RuntimeError("this tape was already used; compute the loss again")
         if not node.edges:
-            found[node] = g
+            leaf_gradients[node] = g
             continue
         edges, node.edges = node.edges, None
         while edges:
@@ -201,11 +211,11 @@ def gradients(loss, g=None):
             else:
                 pending[source] = dx
                 heapq.heappush(heap, (-source.number, source))
-    return found
+    return leaf_gradients
 
 
 def unbroadcast(g, shape):
-    """Sum a gradient over the axes along which its operand was broadcast.
+    """Returns a gradient summed to its operand's shape, over the axes that were broadcast.
 
     >>> import numpy as np
     >>> unbroadcast(np.ones((4, 2, 3)), (2, 1)).tolist()

@@ -1,1 +1,6 @@
-"""Models, adapters and checkpoints in files, this package's own and Hugging Face's."""
+"""Files: models and adapters saved, loaded, and exchanged with Hugging Face PEFT.
+
+files         safetensors and JSON: atomic writes, checks and checksums
+checkpoint    save and load a base model or an adapter
+hf_adapters   import and export adapters in HF PEFT's format
+"""

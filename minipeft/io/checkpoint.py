@@ -1,10 +1,10 @@
-"""Models and adapters in files, in HF PEFT's names where it has one.
+"""Save and load base models and adapters, with the names of Hugging Face PEFT where it has one.
 
-    base/      config.json           model.safetensors
-    adapter/   adapter_config.json   adapter_model.safetensors: what was trained, no more
+    base/      config.json           model.safetensors            all parameters
+    adapter/   adapter_config.json   adapter_model.safetensors    only what was trained
 
-An adapter's file carries its own configuration and the fingerprint of the base it was trained
-on, so a wrong base is an error, never a wrong answer.
+An adapter's file carries its configuration and the fingerprint of the base that it was trained
+on. So loading it on another base is an error, not a model with wrong answers.
 """
 
 import hashlib
@@ -16,61 +16,65 @@ from pathlib import Path
 from ..engine.backend import dtype, np, to_numpy, xp
 from ..errors import unknown
 from ..model.config import Config
-from ..model.quantize import Packed, pack
+from ..model.quantize import QuantizedParameter, quantize_weights
 from ..model.transformer import Transformer
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
 from .files import (
-    blaming,
-    numbers_in,
-    own_config,
+    count_elements,
+    error_context,
     read_arrays,
-    read_json,
+    read_config,
     write_arrays,
     write_json,
 )
 
-ABOUT = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
+# the keys of an adapter's configuration that are no options of its method
+EXTRA_KEYS = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
 
 
 def save_model(model, folder):
-    """Write the base of a model, adapters aside, to config.json and model.safetensors.
+    """Write the base of a model, without adapters, to config.json and model.safetensors.
 
-    Weights that are held in few bits are written as their codes and scales.
+    Quantised weights are written as codes and scales.
     """
     config = asdict(model.config) | {"dtype": str(model.wte.weight.dtype)}
     parameters = dict(base_parameters(model))
-    packed = {path: p.packed_by for path, p in parameters.items() if isinstance(p, Packed)}
-    if packed:
-        config["packed"] = packed
-    arrays = held(parameters)
+    quantized = {path: p for path, p in parameters.items() if isinstance(p, QuantizedParameter)}
+    if quantized:
+        config["packed"] = {path: p.quantization for path, p in quantized.items()}
+    arrays = stored_arrays(parameters)
     write_arrays(Path(folder) / "model.safetensors", arrays, {"config": json.dumps(config)})
     write_json(Path(folder) / "config.json", config)
 
 
 def load_model(folder):
-    """A Transformer as saved by `save_model`, in the precision in which it was saved."""
+    """Returns a Transformer from a folder of `save_model`, in the precision of the file.
+
+    Raises ValueError for files that are damaged or do not fit together, and FileNotFoundError
+    if one is missing.
+    """
     path = Path(folder) / "model.safetensors"
-    values = own_config(path, read_json(Path(folder) / "config.json"), "config")
-    precision, packed = values.pop("dtype", "float32"), values.pop("packed", {})
-    found = numbers_in(path)
-    with blaming(path), dtype(precision):
+    values = read_config(path, Path(folder) / "config.json")
+    precision, quantization = values.pop("dtype", "float32"), values.pop("packed", {})
+    elements = count_elements(path)
+    with error_context(path), dtype(precision):
         config = Config.from_dict(values)
-        fits = config.size <= 2 * found if packed else config.size == found
-        if not fits:  # two packed numbers may share a byte
-            raise ValueError(f"it holds {found:,} numbers, its config needs {config.size:,}")
+        fits = config.size <= 2 * elements if quantization else config.size == elements
+        if not fits:  # checked before memory is allocated; two 4-bit codes may share an element
+            raise ValueError(f"it holds {elements:,} values, its config needs {config.size:,}")
         model = Transformer(config, rng=0)
-        pack(model, packed)
-    wanted = held(dict(model.named_parameters()))
-    arrays, _ = read_arrays(path, wanted)
-    for name, a in wanted.items():
-        a[...] = xp.asarray(arrays[name])
+        quantize_weights(model, quantization)
+    arrays = stored_arrays(dict(model.named_parameters()))
+    loaded, _ = read_arrays(path, like=arrays)
+    for name, a in arrays.items():
+        a[...] = xp.asarray(loaded[name])
     return model
 
 
-def held(parameters):
-    """The arrays that hold {path: Parameter}, by their names in a file."""
+def stored_arrays(parameters):
+    """Returns {name in a file: array} for {path: Parameter}: one each, several if quantised."""
     return {
         f"{path}{end}": array
         for path, p in parameters.items()
@@ -79,14 +83,16 @@ def held(parameters):
 
 
 def load_base():
-    """The pretrained backbone that ships with the package; `minipeft pretrain` remakes it."""
+    """Returns the pretrained backbone of the package, which `minipeft pretrain` trains anew."""
     return load_model(files("minipeft") / "base")
 
 
 def save_adapter(model, name, folder):
-    """Write what one adapter trained, and the base's fingerprint, to a folder; returns it.
+    """Write the trained parameters of one adapter to a folder. Returns the folder's Path.
 
-    A network that only makes other numbers, such as prefix tuning's, is folded away.
+    The configuration has the fingerprint of the base. A network that only computes other
+    parameters, such as that of prefix tuning, is replaced by the parameters that it computes.
+    Raises ValueError if there is no adapter of that name.
     """
     adapter = find(model, name)
     method = adapter.method.export_form()
@@ -107,30 +113,32 @@ def save_adapter(model, name, folder):
 
 
 def load_adapter(model, folder, name=None):
-    """Attach an adapter from a folder under a name (default: the folder's); use and return it.
+    """Attach the adapter in a folder and use it. Returns the Adapter.
 
-    Raises ValueError, and leaves the model as it was, if the files are damaged or do not fit
-    the model, or if the base is not the one that the adapter was trained on.
+    Its name is that of the folder unless given. Raises ValueError, and leaves the model as it
+    was, if the files are damaged or do not fit the model, or if the model is not the base that
+    the adapter was trained on; raises FileNotFoundError if a file is missing.
     """
     path = Path(folder) / "adapter_model.safetensors"
     name = Path(folder).resolve().name if name is None else name
     check_name(model, name)
-    values = own_config(path, read_json(Path(folder) / "adapter_config.json"), "config")
-    with blaming(path):
-        method, about = method_of(values)
-        method = method.export_form()  # files of HF PEFT name the network that they do not hold
-        found, wanted = numbers_in(path), method.count(model.config)
-        if found != wanted:
+    values = read_config(path, Path(folder) / "adapter_config.json")
+    with error_context(path):
+        method, extra = method_from_config(values)
+        method = method.export_form()  # HF PEFT's files name a network but do not hold it
+        elements, trained = count_elements(path), method.count(model.config)
+        if elements != trained:
             raise ValueError(
-                f"it holds {found:,} numbers, but {method} trains {wanted:,} on this model"
+                f"it holds {elements:,} parameters, but {method} trains {trained:,} "
+                "on this model"
             )
-    trained_on, this = about.get("base_fingerprint"), fingerprint(model)
+    trained_on, this = extra.get("base_fingerprint"), fingerprint(model)
     if trained_on not in (None, this):
         raise ValueError(
             f"{folder} was trained on the base {str(trained_on)[:12]}…, this one is "
             f"{this[:12]}…; load it on its own base (unmerge what was merged)"
         )
-    with blaming(path):
+    with error_context(path):
         adapter = prepare(model, method, name)
     like = {hf_name(key, method): a for key, a in adapter.saved().items()}
     arrays, _ = read_arrays(path, like)
@@ -142,7 +150,7 @@ def load_adapter(model, folder, name=None):
 
 
 def hf_name(path, method):
-    """HF PEFT's name for an array of ours: base_model.model.….q_proj.lora_A.weight."""
+    """Returns HF PEFT's name for an array: base_model.model.….q_proj.lora_A.weight."""
     module, _, name = path.rpartition(".")
     if module == "start":
         return name
@@ -151,25 +159,29 @@ def hf_name(path, method):
     return f"base_model.model.{module}.{name}"
 
 
-def method_of(values):
-    """(Method, what else the file says) from an adapter's configuration."""
+def method_from_config(values):
+    """Returns the Method that a file's configuration describes, and {key: value} of the rest.
+
+    Where several methods share a peft_type, a flag in the configuration says which it is.
+    """
     values = dict(values)
-    kind = values.pop("peft_type", None)
-    kinds = [method for method in METHODS.values() if method.peft_type == kind]
-    if not kinds:
+    peft_type = values.pop("peft_type", None)
+    candidates = [method for method in METHODS.values() if method.peft_type == peft_type]
+    if not candidates:
         known = dict.fromkeys(method.peft_type for method in METHODS.values())
-        raise ValueError(unknown("peft_type", kind, known))
-    about = {key: values.pop(key) for key in ABOUT if key in values}
-    marked = [
-        method for method in kinds if method.hf_flag and values.get(method.hf_flag) is True
-    ]
-    method = (marked or kinds)[0]
+        raise ValueError(unknown("peft_type", peft_type, known))
+    extra = {key: values.pop(key) for key in EXTRA_KEYS if key in values}
+    flagged = [m for m in candidates if m.hf_flag and values.get(m.hf_flag) is True]
+    method = (flagged or candidates)[0]
     values.pop(method.hf_flag, None)
-    return method.from_dict(values), about
+    return method.from_dict(values), extra
 
 
 def fingerprint(model):
-    """SHA-256 over names, shapes and bytes of the base's parameters, in hexadecimal."""
+    """Returns the SHA-256 of the base: names, shapes and bytes, in hexadecimal.
+
+    Adapters do not change it; merging one into the weights does.
+    """
     digest = hashlib.sha256()
     for path, p in sorted(base_parameters(model)):
         digest.update(f"{path} {p.shape} {p.dtype}".encode())

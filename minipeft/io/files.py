@@ -1,7 +1,8 @@
-"""Arrays and JSON in files: safetensors, written whole or not at all, and checked when read.
+"""Arrays and JSON in files: safetensors, written atomically, and checked when read.
 
-A file is written beside its place and renamed, so a crash leaves the old one whole. It carries
-a checksum of all that it says. Nothing here can execute code: no pickle.
+A file is written under a temporary name and then renamed, so that after a crash there is either
+the old file or the new one, never half of one. A safetensors file carries a checksum of all its
+content. No file can execute code when it is read: there is no pickle.
 """
 
 import contextlib
@@ -20,37 +21,38 @@ import safetensors
 
 from ..engine.backend import np, to_numpy
 
-LEFT_BEHIND = 3600  # seconds after which nobody is still writing a temporary file
-KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "U8": "uint8"}
-NAMES = {name: kind for kind, name in KINDS.items()}
-DAMAGED = (safetensors.SafetensorError, OSError, MemoryError)  # raised for files that are none
+STALE = 3600  # seconds after which a temporary file belongs to a process that was killed
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "U8": "uint8"}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+DAMAGED = (safetensors.SafetensorError, OSError, MemoryError)  # raised for a damaged file
 
 
 def write_bytes(path, content):
-    """Replace a file by new content, or leave it as it was.
+    """Write a file atomically: afterwards it has all of the new content, or the old one.
 
-    What a process that was killed left beside it is removed by a save an hour later.
+    Temporary files that killed processes left, older than an hour, are removed. Raises OSError,
+    which names the file, if it cannot be written.
     """
     path = Path(path)
-    with placing(path):
+    with writing(path):
         for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            with contextlib.suppress(OSError):  # somebody else was faster
-                if time.time() - old.lstat().st_mtime > LEFT_BEHIND:
+            with contextlib.suppress(OSError):  # another process removed it first
+                if time.time() - old.lstat().st_mtime > STALE:
                     old.unlink()
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with beside.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def placing(path):
-    """Inside the block the file's folder exists, and an OSError names the file."""
+def writing(path):
+    """Create the file's folder; inside the block, an OSError names the file and what to do."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -59,48 +61,49 @@ def placing(path):
         raise type(error)(text) from None
 
 
-def check_places(*paths):
-    """Raise OSError now, before the work, if any of the files could not be written after it."""
+def check_writable(*paths):
+    """Raises OSError if any of the files could not be written: to know before a long run."""
     for path in map(Path, paths):
-        with placing(path):
+        with writing(path):
             tempfile.TemporaryFile(dir=path.parent).close()
             if path.is_dir():
                 raise IsADirectoryError("a folder of that name is there")
 
 
 def write_json(path, values):
-    """Write a JSON object, sorted and indented, whole or not at all."""
+    """Write a JSON object atomically, with sorted keys and indented."""
     write_bytes(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 
 
 def write_arrays(path, arrays, metadata=None):
-    """Write {name: array} and string metadata as safetensors, with a checksum."""
+    """Write {name: array} and metadata {name: string} as safetensors, with a checksum."""
     arrays = {name: np.ascontiguousarray(to_numpy(a)) for name, a in arrays.items()}
-    said = {"format": "pt", **(metadata or {})}
-    said["sha256"] = checksum(arrays, said)
-    write_bytes(path, b"".join(as_safetensors(arrays, said)))
+    metadata = {"format": "pt", **(metadata or {})}
+    metadata["sha256"] = checksum(arrays, metadata)
+    write_bytes(path, b"".join(safetensors_parts(arrays, metadata)))
 
 
-def as_safetensors(arrays, metadata):
-    """The parts of a safetensors file: header's length (8 bytes), header, data.
+def safetensors_parts(arrays, metadata):
+    """Returns the parts of a safetensors file: length of the header (8 bytes), header, data.
 
-    The widest types come first, so that every number lies at a multiple of its size. The same
-    arrays give the same bytes, which the library does not promise.
+    The header is JSON: {name: type, shape and place of its bytes in the data}. The widest types
+    come first in the data, so that every element is at a multiple of its size. It is written
+    here because the library does not promise the same bytes for the same arrays.
     """
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header, end = {"__metadata__": metadata}, 0
     for name in order:
         a, start = arrays[name], end
         end += a.nbytes
-        about = {"dtype": NAMES[str(a.dtype)], "shape": a.shape, "data_offsets": [start, end]}
-        header[name] = about
+        code = CODES[str(a.dtype)]
+        header[name] = {"dtype": code, "shape": a.shape, "data_offsets": [start, end]}
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little"), text, *(arrays[name].tobytes() for name in order)
 
 
 def checksum(arrays, metadata):
-    """SHA-256 over metadata, names, shapes, types and bytes."""
+    """Returns the SHA-256 of metadata, names, shapes, types and bytes, in hexadecimal."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
@@ -109,13 +112,14 @@ def checksum(arrays, metadata):
 
 
 def read_arrays(path, like):
-    """Read ({name: array}, metadata) from a safetensors file of arrays exactly `like` these.
+    """Returns ({name: array}, metadata) of a safetensors file.
 
-    Raises ValueError if the file is damaged, or if names, shapes or types are not as expected,
-    which is checked in the header before any number is read.
+    like: {name: array} with the names, shapes and types that the file must have, which is
+    checked in the header before any data are read. Raises ValueError if the file has others, or
+    is damaged, and FileNotFoundError if there is none.
     """
-    names, metadata = header(path)
-    check_header(path, names, like)
+    entries, metadata = header(path)
+    check_header(path, entries, like)
     with safetensors.safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in like}
     if metadata.pop("sha256", None) not in (None, checksum(arrays, metadata)):
@@ -124,43 +128,51 @@ def read_arrays(path, like):
 
 
 def header(path):
-    """({name: (type, shape)}, metadata) of a safetensors file; ValueError if it is damaged."""
+    """Returns ({name: (type, shape)}, metadata) of a safetensors file.
+
+    Raises ValueError if the file is damaged, and FileNotFoundError if there is none.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected a safetensors file")
     try:
         with safetensors.safe_open(path, framework="numpy"), path.open("rb") as file:
-            # lengths, types and offsets have been checked
+            # opening it has checked lengths, types and offsets
             text = file.read(int.from_bytes(file.read(8), "little"))
     except DAMAGED as error:
         text = f"{path} is not a whole safetensors file ({error}); save it again"
         raise ValueError(text) from None
-    told = json_object(text, path)
-    metadata = told.pop("__metadata__", None) or {}
-    kinds = {name: KINDS.get(about["dtype"], about["dtype"]) for name, about in told.items()}
-    return {name: (kinds[name], tuple(told[name]["shape"])) for name in told}, metadata
+    entries = json_object(text, path)
+    metadata = entries.pop("__metadata__", None) or {}
+    return {
+        name: (DTYPES.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"]))
+        for name, entry in entries.items()
+    }, metadata
 
 
-def check_header(path, names, like):
-    """Compare names, types and shapes in a file with those expected."""
-    missing, extra = sorted(like.keys() - names.keys()), sorted(names.keys() - like.keys())
+def check_header(path, entries, like):
+    """Raises ValueError if {name: (type, shape)} of a file differs from that of `like`."""
+    missing, extra = sorted(like.keys() - entries.keys()), sorted(entries.keys() - like.keys())
     if missing or extra:
         raise ValueError(
             f"{path} does not fit: {len(missing)} arrays are missing (such as {missing[:3]}) "
             f"and {len(extra)} are unknown (such as {extra[:3]}); "
             "it was saved for another model or method"
         )
-    for name, wanted in like.items():
-        kind, shape = names[name]
-        if shape != wanted.shape or kind != str(wanted.dtype):
+    for name, expected in like.items():
+        dtype, shape = entries[name]
+        if shape != expected.shape or dtype != str(expected.dtype):
             raise ValueError(
-                f"{path} does not fit: {name} is {kind} {shape}, expected {wanted.dtype} "
-                f"{wanted.shape}; it was saved for another model or method"
+                f"{path} does not fit: {name} is {dtype} {shape}, expected {expected.dtype} "
+                f"{expected.shape}; it was saved for another model or method"
             )
 
 
 def read_json(path):
-    """Read a JSON object; anything else is a ValueError that names the file."""
+    """Returns the JSON object in a file.
+
+    Raises ValueError if it holds anything else, and FileNotFoundError if there is none.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; expected a JSON object in it")
@@ -168,9 +180,12 @@ def read_json(path):
 
 
 def json_object(text, path):
-    """The JSON object that a text from a file is; ValueError if it is none, naming the file."""
+    """Returns the JSON object in a text; raises ValueError, with the path, for anything else.
 
-    def once(pairs):
+    A key that is there twice is an error too: Python would silently take the second.
+    """
+
+    def unique(pairs):
         values = dict(pairs)
         if len(values) < len(pairs):
             twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
@@ -178,7 +193,7 @@ def json_object(text, path):
         return values
 
     try:
-        values = json.loads(text, object_pairs_hook=once)
+        values = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); save it again") from None
     if not isinstance(values, dict):
@@ -188,23 +203,25 @@ def json_object(text, path):
     return values
 
 
-def own_config(path, beside, key):
-    """The configuration stored with the numbers, else the JSON beside them.
+def read_config(path, json_path):
+    """Returns the configuration that a safetensors file carries, else the one in a JSON file.
 
-    The two are renamed into place one after the other: after a crash in between, the numbers'
-    own one counts.
+    Of a pair of files, one is written after the other. If a crash in between left them from two
+    saves, this warns, and takes the configuration that belongs to the arrays.
     """
-    _, metadata = header(path)
-    own = json_object(metadata[key], path) if key in metadata else beside
-    if own != beside:
-        text = f"the JSON beside {path} is from another save; using the file's own"
+    separate, (_, metadata) = read_json(json_path), header(path)
+    if "config" not in metadata:
+        return separate
+    embedded = json_object(metadata["config"], path)
+    if embedded != separate:
+        text = f"{json_path} is from another save than {path}; using what the latter carries"
         warnings.warn(text, stacklevel=3)
-    return own
+    return embedded
 
 
 @contextlib.contextmanager
-def blaming(path):
-    """Inside the block what a configuration from a file complains of names the file."""
+def error_context(path):
+    """Inside the block, an error about a file's content becomes a ValueError that names it."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
@@ -212,6 +229,6 @@ def blaming(path):
         raise ValueError(text) from None
 
 
-def numbers_in(path):
-    """How many numbers a safetensors file holds, by its header."""
+def count_elements(path):
+    """Returns how many elements the arrays of a safetensors file have, by its header."""
     return sum(math.prod(shape) for _, shape in header(path)[0].values())

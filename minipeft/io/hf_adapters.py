@@ -1,13 +1,16 @@
-"""Adapters exchanged with HF PEFT, for models of the shape of HF's Llama or GPT-2.
+"""Import and export adapters of Hugging Face PEFT, for models of the shape of Llama or GPT-2.
 
-    mp.export_adapter(model, "default", folder)     PeftModel.from_pretrained(theirs, folder)
-    theirs.save_pretrained(folder)                  mp.import_adapter(model, folder)
+    from here to HF PEFT:  mp.export_adapter(model, "default", folder)
+                           PeftModel.from_pretrained(hf_model, folder)
+    from HF PEFT to here:  peft_model.save_pretrained(folder)
+                           mp.import_adapter(model, folder)
 
-The arrays are the same here and there, but for an axis or a factor that a method's own file
-tells. What differs is the paths of modules by which a file names them: blocks.0.attn.q_proj is
-model.layers.0.self_attn.q_proj in Llama. Where a method sits is written by every module's path,
-and so are other r and α, so names and patterns that chose them need not be translated.
-HF's files do not say which base they belong to.
+The arrays are the same, except for a factor or an axis that the file of a method states. The
+paths of modules differ: blocks.0.attn.q_proj is model.layers.0.self_attn.q_proj in HF's Llama.
+A configuration lists the target modules, and those with another r or α, by their full paths, so
+that no pattern of names has to be translated.
+
+HF PEFT's files have no fingerprint of their base: that it is the right one cannot be checked.
 """
 
 from dataclasses import asdict
@@ -19,10 +22,18 @@ from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
 from ..peft.targets import Targeted, first_match
-from .checkpoint import hf_name, method_of
-from .files import blaming, header, numbers_in, read_arrays, read_json, write_arrays, write_json
+from .checkpoint import hf_name, method_from_config
+from .files import (
+    count_elements,
+    error_context,
+    header,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 
-# HF's names of the parts of a path, where they are not ours
+# {part of a path here: the part in HF's model} where they differ
 LLAMA = {
     "wte": "model.embed_tokens",
     "ln_f": "model.norm",
@@ -40,7 +51,7 @@ GPT2 |= {
 }
 FUSED = ("q_proj", "k_proj", "v_proj")  # one matrix in HF's GPT-2, c_attn
 EXCHANGED = {method.peft_type: method for method in METHODS.values() if method.hf_config}
-# what a configuration of HF's says that changes nothing of what its arrays compute
+# options in HF PEFT's configurations that do not change what the arrays in the file compute
 WITHOUT_EFFECT = (
     "auto_mapping", "base_model_name_or_path", "encoder_dropout", "encoder_num_layers",
     "encoder_reparameterization_type", "exclude_modules", "fan_in_fan_out",
@@ -51,66 +62,74 @@ WITHOUT_EFFECT = (
     "revision", "save_projection", "target_modules", "task_type", "token_dim",
     "tokenizer_kwargs", "tokenizer_name_or_path", "total_step",
 )  # fmt: skip
-STARTS = (True, False, "gaussian", "orthogonal", "eva")  # those that leave the base as it is
+# values of init_lora_weights that leave the weights of the base as they are
+BASE_UNCHANGED = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def export_adapter(model, name, folder):
-    """Write one adapter as HF PEFT does, for `PeftModel.from_pretrained`; returns the folder.
+    """Write one adapter in HF PEFT's format, for `PeftModel.from_pretrained`.
 
-    Raises ValueError if HF PEFT has no such method, or HF no such model.
+    Returns the folder's Path. Raises ValueError if there is no adapter of that name, if HF PEFT
+    does not have its method, or if HF has no model of this shape.
     """
-    adapter, theirs = find(model, name), hf_paths(model)
-    config = hf_config(adapter, theirs, model.config)
-    arrays = hf_arrays(model, adapter, theirs)
+    adapter, hf_path = find(model, name), hf_paths(model)
+    config = hf_config(adapter, hf_path, model.config)
+    arrays = hf_arrays(model, adapter, hf_path)
     write_arrays(Path(folder) / "adapter_model.safetensors", arrays)
     write_json(Path(folder) / "adapter_config.json", config)
     return Path(folder)
 
 
 def import_adapter(model, folder, name=None):
-    """Attach what HF PEFT saved in a folder, under a name (default: the folder's); use it.
+    """Attach an adapter that HF PEFT saved in a folder, and use it. Returns the Adapter.
 
-    Returns the Adapter. Raises ValueError, and leaves the model as it was, if the file does not
-    fit the model or holds what has no counterpart here.
+    Its name is that of the folder unless given. Raises ValueError, and leaves the model as it
+    was, if the files do not fit the model, or need what this package does not have.
     """
-    path, theirs = Path(folder) / "adapter_model.safetensors", hf_paths(model)
+    path, hf_path = Path(folder) / "adapter_model.safetensors", hf_paths(model)
     name = Path(folder).resolve().name if name is None else name
     check_name(model, name)
-    values, (names, _) = read_json(Path(folder) / "adapter_config.json"), header(path)
-    with blaming(path):
-        method = method_from_hf(values, names, theirs)
-        if method.count(model.config) > numbers_in(path):
+    values, (entries, _) = read_json(Path(folder) / "adapter_config.json"), header(path)
+    with error_context(path):
+        method = method_from_hf(values, entries, hf_path)
+        if method.count(model.config) > count_elements(path):
             raise ValueError(f"it holds fewer parameters than {method} trains on this model")
         adapter = prepare(model, method, name)
-        arrays = hf_arrays(model, adapter, theirs, tables=names)
-        like = {n: np.empty(a.shape, names.get(n, ("float32",))[0]) for n, a in arrays.items()}
-    in_file, _ = read_arrays(path, like)
-    trained = hf_names(adapter, theirs)
+        arrays = hf_arrays(model, adapter, hf_path, tables=entries)
+        like = {
+            key: np.empty(a.shape, entries.get(key, ("float32",))[0])
+            for key, a in arrays.items()
+        }
+    loaded, _ = read_arrays(path, like)
+    trained = hf_names(adapter, hf_path)
     for key in arrays.keys() - trained.values():
-        if not np.array_equal(in_file[key], to_numpy(arrays[key])):
-            raise ValueError(f"{path}: {key} is frozen, and not equal to that of this model")
+        if not np.array_equal(loaded[key], to_numpy(arrays[key])):
+            raise ValueError(
+                f"{path}: {key} is frozen, and not equal to that of this model; "
+                "load it on its own base"
+            )
     for key, p in adapter.named_parameters():
-        array = in_file[trained[key]] / method.hf_factor(key.split(".")[-1])
+        array = loaded[trained[key]] / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
     install(model, adapter)
     use(model, name)
     return adapter
 
 
-class Paths(dict):
-    """{path of a module: its path in HF's model}."""
+class HFPaths(dict):
+    """{path of a module: its path in HF's model}; ValueError for one that HF does not have."""
 
     def __missing__(self, path):
         raise ValueError(
-            f"{path} is a part of one matrix in HF's GPT-2, c_attn, where a change of it alone "
-            "has no form; in that shape use o_proj, up_proj and down_proj"
+            f"{path} is a part of a larger matrix in HF's GPT-2, c_attn, and cannot be adapted "
+            "alone there; on this shape target o_proj, up_proj and down_proj"
         )
 
 
 def hf_paths(model):
-    """The Paths of a model, without GPT-2's queries, keys and values.
+    """Returns the HFPaths of a model; on GPT-2 without q_proj, k_proj and v_proj.
 
-    Raises ValueError for a shape that HF does not have.
+    Raises ValueError if HF has no model of this shape.
     """
     c = model.config
     kind = c.norm, c.position, c.mlp
@@ -120,29 +139,29 @@ def hf_paths(model):
         parts, fused = GPT2, FUSED
     else:
         raise ValueError(
-            f"HF has no model of this shape ({', '.join(kind)}); those of Config.llama and "
-            "Config.gpt2 can be exchanged"
+            f"HF has no model of this shape ({', '.join(kind)}); only models of Config.llama "
+            "and Config.gpt2 can be exchanged"
         )
     paths = [path.split(".") for path, _ in model.named_modules() if not path.endswith(fused)]
-    return Paths({".".join(p): ".".join(parts.get(n, n) for n in p) for p in paths})
+    return HFPaths({".".join(p): ".".join(parts.get(n, n) for n in p) for p in paths})
 
 
-def hf_names(adapter, theirs):
-    """{path of an array that an adapter saves: its name in HF's file}."""
+def hf_names(adapter, hf_path):
+    """Returns {path of an array that an adapter saves: its name in HF PEFT's file}."""
     names = {}
     for key in adapter.saved():
         module, _, name = key.rpartition(".")
         name = f"ln_tuning_layers.{name}" if key in adapter.copies else name
-        names[key] = hf_name(f"{theirs[module]}.{name}", adapter.method.export_form())
+        names[key] = hf_name(f"{hf_path[module]}.{name}", adapter.method.export_form())
     return names
 
 
-def hf_arrays(model, adapter, theirs, tables=()):
-    """{name: array} as in a file of HF's: what was trained, and what it repeats of the frozen.
+def hf_arrays(model, adapter, hf_path, tables=()):
+    """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
-    The token tables are repeated if they are among the names `tables`.
+    The token tables are among them if their names are among `tables`.
     """
-    names, method = hf_names(adapter, theirs), adapter.method
+    names, method = hf_names(adapter, hf_path), adapter.method
     arrays = {
         names[key]: array * method.hf_factor(key.split(".")[-1])
         for key, array in adapter.saved().items()
@@ -150,15 +169,18 @@ def hf_arrays(model, adapter, theirs, tables=()):
     arrays |= method.hf_frozen(adapter)
     base = dict(base_parameters(model))
     for path in ("wte", "lm_head"):
-        name = f"base_model.model.{theirs[path]}.base_layer.weight"
+        name = f"base_model.model.{hf_path[path]}.base_layer.weight"
         if name in tables:
             arrays[name] = base.get(f"{path}.weight", base["wte.weight"]).data
     return arrays
 
 
-def hf_config(adapter, theirs, config):
-    """The configuration of an adapter as HF PEFT writes it; ValueError if it has none."""
-    method, on_gpt2 = adapter.method.export_form(), theirs["ln_f"] == "transformer.ln_f"
+def hf_config(adapter, hf_path, config):
+    """Returns the configuration of an adapter as HF PEFT writes it.
+
+    Raises ValueError if HF PEFT does not have the method, or not on this model.
+    """
+    method, on_gpt2 = adapter.method.export_form(), hf_path["ln_f"] == "transformer.ln_f"
     if not method.hf_config:
         raise ValueError(f"HF PEFT has no {method}; save_adapter can save it")
     if on_gpt2 and not method.hf_on_gpt2:
@@ -168,69 +190,79 @@ def hf_config(adapter, theirs, config):
     if isinstance(method, Targeted):
         paths = list(adapter.deltas)
         values |= {"target_modules": paths, "fan_in_fan_out": on_gpt2}
-        own = {path: method.for_module(path, config.matrices[path]) for path in paths}
-        values |= by_module(method, own)
+        methods = {path: method.for_module(path, config.target_shapes[path]) for path in paths}
+        values |= patterns(method, methods)
     if method.hf_flag:
         values[method.hf_flag] = True
     values = method.to_hf(values, adapter)
     for option in ("target_modules", "feedforward_modules"):
         if option in values:
-            values[option] = [theirs[path] for path in values[option]]
+            values[option] = [hf_path[path] for path in values[option]]
     for option in ("rank_pattern", "alpha_pattern"):
         if option in values:
-            values[option] = {theirs[path]: value for path, value in values[option].items()}
+            values[option] = {hf_path[path]: value for path, value in values[option].items()}
     values = {option: v for option, v in values.items() if option not in method.hf_lacks}
-    about = {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}
-    return values | about | {"peft_type": method.peft_type}
+    extra = {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}
+    return values | extra | {"peft_type": method.peft_type}
 
 
-def by_module(method, own):
-    """The patterns of r and α, {our path: value}, where a module differs from the method."""
+def patterns(method, methods):
+    """Returns rank_pattern and alpha_pattern, {path: value} of modules with another r or α.
+
+    methods: {path: the method with the r and α that it has at that module}.
+    """
     alpha = "lora_alpha" if hasattr(method, "lora_alpha") else "alpha"
     values = {}
-    for table, option in (("rank_pattern", "r"), ("alpha_pattern", alpha)):
-        if hasattr(method, table):
-            at = {path: getattr(m, option) for path, m in own.items()}
-            values[table] = {p: v for p, v in at.items() if v != getattr(method, option)}
+    for pattern, option in (("rank_pattern", "r"), ("alpha_pattern", alpha)):
+        if hasattr(method, pattern):
+            of_modules = {path: getattr(m, option) for path, m in methods.items()}
+            default = getattr(method, option)
+            values[pattern] = {path: v for path, v in of_modules.items() if v != default}
     return values
 
 
-def method_from_hf(values, names, theirs):
-    """The Method that a configuration of HF's and {name of an array: (type, shape)} describe.
+def method_from_hf(values, entries, hf_path):
+    """Returns the Method of HF PEFT's configuration and {name of an array: (type, shape)}.
 
-    Raises ValueError for an option that changes the result and has no counterpart here.
+    Raises ValueError for an option that changes the result and that this package does not have.
     """
-    kind, start = values.get("peft_type"), values.get("init_lora_weights", True)
-    if kind not in EXCHANGED:
-        raise ValueError(unknown("peft_type", kind, EXCHANGED))
-    if start not in STARTS:
-        raise ValueError(f"it is for a base that init_lora_weights={start!r} has changed")
-    kept = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_off(v)}
-    targets = targets_in(names, theirs)
+    peft_type, init = values.get("peft_type"), values.get("init_lora_weights", True)
+    if peft_type not in EXCHANGED:
+        raise ValueError(unknown("peft_type", peft_type, EXCHANGED))
+    if init not in BASE_UNCHANGED:
+        raise ValueError(f"it is for a base that init_lora_weights={init!r} has changed")
+    options = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_unused(v)}
+    targets = targets_in(entries, hf_path)
     if targets:
-        kept["target_modules"] = tuple(targets)
-    kept = EXCHANGED[kind].from_hf(kept, targets)
-    for table in {"rank_pattern", "alpha_pattern"} & kept.keys():
-        keys = {path: first_match(kept[table], theirs[path]) for path in targets}
-        kept[table] = {path: kept[table][key] for path, key in keys.items() if key is not None}
-    return method_of(kept)[0].export_form()
+        options["target_modules"] = tuple(targets)
+    options = EXCHANGED[peft_type].from_hf(options, targets)
+    for pattern in {"rank_pattern", "alpha_pattern"} & options.keys():
+        keys = {path: first_match(options[pattern], hf_path[path]) for path in targets}
+        options[pattern] = {
+            p: options[pattern][key] for p, key in keys.items() if key is not None
+        }
+    return method_from_config(options)[0].export_form()
 
 
-def targets_in(names, theirs):
-    """{our path of each module that a file has arrays for: shape of the first of them}."""
-    ours, targets = {module: path for path, module in theirs.items()}, {}
+def targets_in(entries, hf_path):
+    """Returns {path here of a module that a file has arrays for: shape of the first of them}.
+
+    Raises ValueError for arrays of a module that this model does not have.
+    """
+    path_of, targets = {module: path for path, module in hf_path.items()}, {}
     prefixes = {f".{method.hf_prefix}" for method in EXCHANGED.values() if method.hf_prefix}
-    for name, (_, shape) in names.items():
-        parts = name.removeprefix("base_model.model.")
-        start = min((parts.find(prefix) for prefix in prefixes if prefix in parts), default=-1)
-        if parts == name or start < 0:
+    for name, (_, shape) in entries.items():
+        path = name.removeprefix("base_model.model.")
+        end = min((path.find(prefix) for prefix in prefixes if prefix in path), default=-1)
+        if path == name or end < 0:
             continue
-        if parts[:start] not in ours:
-            raise ValueError(f"it changes {parts[:start]}, which has no counterpart here")
-        targets.setdefault(ours[parts[:start]], shape)
+        module = path[:end]
+        if module not in path_of:
+            raise ValueError(f"it changes {module}, which this model does not have")
+        targets.setdefault(path_of[module], shape)
     return targets
 
 
-def is_off(value):
-    """Whether a value in a configuration of HF's says that an option is not used."""
+def is_unused(value):
+    """Returns whether a value in HF PEFT's configuration means that an option is not used."""
     return value is None or value is False or value in ({}, [], "none")

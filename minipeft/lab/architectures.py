@@ -26,20 +26,20 @@ class Architecture:
     kv_heads: int
     head_width: int
     context: int | None  # None: no limit but memory
-    parameters: dict[str, tuple[int, ...]]
+    parameter_shapes: dict[str, tuple[int, ...]]
 
     @property
-    def matrices(self):
+    def target_shapes(self):
         """(out, in) of what a method may change: the blocks' matrices, the table, the head."""
-        paths = [path.removesuffix(".weight") for path in self.parameters]
+        paths = [path.removesuffix(".weight") for path in self.parameter_shapes]
         found = [path for path in paths if path.split(".")[-1] in LINEARS]
-        blocks = {path: self.parameters[f"{path}.weight"] for path in found}
+        blocks = {path: self.parameter_shapes[f"{path}.weight"] for path in found}
         return blocks | {"wte": (self.width, self.vocab), "lm_head": (self.vocab, self.width)}
 
     @property
     def size(self):
         """How many parameters it has."""
-        return sum(map(math.prod, self.parameters.values()))
+        return sum(map(math.prod, self.parameter_shapes.values()))
 
     def __repr__(self):
         return f"Architecture({self.layers} layers, width {self.width}, {self.size:,} numbers)"
@@ -50,7 +50,7 @@ def like(config, more, without=()):
 
     A path with * stands for one in every block; what has a word of `without` is left out.
     """
-    of_config = config.parameters.items()
+    of_config = config.parameter_shapes.items()
     shapes = {p: shape for p, shape in of_config if not set(p.split(".")) & set(without)}
     for path, shape in more.items():
         for i in range(config.layers if "*" in path else 1):

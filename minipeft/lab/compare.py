@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import unknown
 from ..io.checkpoint import fingerprint, load_base
-from ..io.files import check_places, read_json, write_json
+from ..io.files import check_writable, read_json, write_json
 from ..peft.methods import METHODS as ALL
 from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison
@@ -41,7 +41,7 @@ def compare(experiments, out="figures", executor=None, name="compare"):
     results, picture, partial = (
         Path(out) / f"{name}.{end}" for end in ("json", "png", "partial.json")
     )
-    check_places(results, picture)
+    check_writable(results, picture)
     executor = executor or Processes(1)
     rows = run_all(measure, experiments, executor, partial, str(about), "compare")
     write_json(results, about | {"rows": rows})
@@ -68,7 +68,7 @@ def choose_rates(tasks, methods, steps, out, executor=None, **options):
         for task, method, lr in itertools.product(tasks, methods, GRID)
     ]
     about, partial, chosen = provenance(), Path(out) / TUNED, Path(out) / RATES
-    check_places(chosen)
+    check_writable(chosen)
     scores = run_all(tune, experiments, executor or Processes(1), partial, str(about), "tune")
     rows = [
         [e.task, e.method, e.lr, score["exact"], score["loss"]]

@@ -17,7 +17,7 @@ from threading import RLock
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ..io.files import check_places, read_json, write_json
+from ..io.files import check_writable, read_json, write_json
 
 
 def run_all(work, experiments, executor, partial, of, label="experiments"):
@@ -28,7 +28,7 @@ def run_all(work, experiments, executor, partial, of, label="experiments"):
     that was written for another `of` is replaced.
     """
     partial, start = Path(partial), {"of": f"{work.__name__} {of}"}
-    check_places(partial)
+    check_writable(partial)
     done = read_json(partial) if partial.is_file() else start
     done = done if done.get("of") == start["of"] else start
     todo = [experiment for experiment in experiments if key(experiment) not in done]

@@ -34,9 +34,9 @@ from tqdm import tqdm
 
 from ..engine.tensor import value
 from ..errors import check_flag, check_whole, unknown
-from ..io.files import check_places, write_json
+from ..io.files import check_writable, write_json
 from ..model.config import Config
-from ..model.quantize import Packed
+from ..model.quantize import QuantizedParameter
 from ..peft.attach import attach, use
 from ..peft.base import Method, adapters, base_parameters, check_rows, in_use, precision
 from ..peft.methods import METHODS
@@ -266,7 +266,7 @@ def nbytes(things, each):
     """
 
     def size(thing):
-        if isinstance(thing, Packed):
+        if isinstance(thing, QuantizedParameter):
             return thing.nbytes
         a = value(thing)
         return a.size * each if each and a.dtype.kind == "f" else a.nbytes
@@ -348,9 +348,9 @@ def draw(model, path, **how):
     from .ledger_plot import bars
     from .plots import save
 
-    check_places(path)
+    check_writable(path)
     data = Path(path).with_suffix(".json")
-    check_places(data)
+    check_writable(data)
     rows = compared(model, **how)
     save(bars(rows), path)
     write_json(data, rows)

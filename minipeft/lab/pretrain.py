@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..engine.backend import np
 from ..io.checkpoint import save_model
-from ..io.files import check_places, read_json, write_json
+from ..io.files import check_writable, read_json, write_json
 from ..model.config import Config
 from ..model.transformer import Transformer
 from ..text.words import DOWNSTREAM, PRETRAINING, TOKENS, Task, mixture
@@ -37,7 +37,7 @@ def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
     """
     out, settings = Path(out), TRAINING | {"steps": steps, "seed": seed}
     Settings(**settings)  # raises if any of them is impossible
-    check_places(out / CHECKPOINT, out / "model.safetensors")
+    check_writable(out / CHECKPOINT, out / "model.safetensors")
     model = Transformer(BACKBONE, rng=seed)
     with threadpool_limits(1):
         history = fit(

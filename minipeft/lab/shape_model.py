@@ -9,10 +9,10 @@ What a step on it keeps and computes is what a step on the model would: see `led
 import contextlib
 import copy
 
-from ..engine.backend import creating, np, xp
+from ..engine.backend import array_constructor, np, xp
 from ..engine.tensor import Node, Tensor
 from ..model.config import Config
-from ..model.quantize import Packed, check_bare
+from ..model.quantize import QuantizedParameter, check_no_adapters
 from ..model.transformer import Transformer
 from ..peft.base import adapters, base_parameters
 from ..peft.targets import linears, targeted
@@ -42,8 +42,8 @@ class ShapeRNG(np.random.Generator):
         return self
 
 
-class PackedShape(Packed):
-    """A Packed weight whose codes and scales are ShapeArrays."""
+class PackedShape(QuantizedParameter):
+    """A QuantizedParameter whose codes and scales are ShapeArrays."""
 
     __slots__ = ()
 
@@ -58,7 +58,7 @@ def shape_arrays():
     """Inside the block, new parameters and constants are ShapeArrays."""
     if xp is not np:
         raise ValueError("shapes stand for NumPy's arrays; set MINIPEFT_BACKEND=numpy")
-    with creating(lambda values, dtype: ShapeArray(values.shape, dtype)):
+    with array_constructor(lambda values, dtype: ShapeArray(values.shape, dtype)):
         yield
 
 
@@ -76,7 +76,7 @@ def shape_model(model, packed=None):
         else:
             raise TypeError(f"the ledger is of a Config or a Transformer, got {model!r}")
     if packed:
-        check_bare(new)
+        check_no_adapters(new)
         for p in new.parameters():
             p.requires_grad = False
         for layer in targeted(linears(new), "all-linear").values():
@@ -92,9 +92,9 @@ def shape_copy(model):
         for delta in adapter.deltas.values():
             things += arrays_in(list(vars(delta).values()))
     for thing in things:
-        if isinstance(thing, Packed):
+        if isinstance(thing, QuantizedParameter):
             values = ShapeArray(thing.shape, thing.dtype)
-            memo[id(thing)] = PackedShape(values, **thing.packed_by)
+            memo[id(thing)] = PackedShape(values, **thing.quantization)
         elif isinstance(thing, Tensor):
             add_shape(thing.data, memo)
             if thing.requires_grad:

@@ -1,4 +1,4 @@
-"""The sizes of a transformer, and what follows from them without building one."""
+"""The sizes of a transformer, and the shapes of its parameters, known without building it."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -7,23 +7,23 @@ from ..options import Options, option
 
 @dataclass(frozen=True)
 class Config(Options):
-    """The sizes and choices of a transformer: GPT-2's shape by default, or Llama's.
+    """The sizes and choices of a transformer. The defaults are GPT-2's shape; see also `llama`.
 
-    Raises ValueError for sizes that are no whole numbers ≥ 1 or cannot be divided as needed,
-    for a choice that does not exist, and for a number out of its range.
+    Raises ValueError if a size is not a whole number ≥ 1 or cannot be divided as needed, if a
+    choice does not exist, or if a number is out of its range.
     """
 
-    vocab: int = option(at_least=1)
-    context: int = option(at_least=1)  # the most slots that a sequence may take
-    width: int = option(at_least=1)
-    layers: int = option(at_least=1)
-    heads: int = option(at_least=1)
-    kv_heads: int | None = option(None, at_least=1)  # of keys and values; None: heads
+    vocab: int = option(at_least=1)  # tokens in the vocabulary
+    context: int = option(at_least=1)  # longest sequence, with padding and virtual tokens
+    width: int = option(at_least=1)  # elements of each token's vector
+    layers: int = option(at_least=1)  # transformer blocks
+    heads: int = option(at_least=1)  # query heads
+    kv_heads: int | None = option(None, at_least=1)  # key and value heads; None: heads
     ffn: int | None = option(None, at_least=1)  # width of the MLP; None: 4 · width
     norm: str = option("layer", one_of=("layer", "rms"))
     position: str = option("learned", one_of=("learned", "rope"))
     mlp: str = option("gelu", one_of=("gelu", "swiglu"))
-    bias: bool = True
+    bias: bool = True  # of every Linear but the head
     tied: bool = True  # the head's weight is the token table
     dropout: float = option(0.0, at_least=0, below=1)
     norm_eps: float = option(1e-5, at_least=0, below=1)
@@ -31,7 +31,7 @@ class Config(Options):
     init_std: float = option(0.02, at_least=0, below=10)
 
     @classmethod
-    def describe(cls):
+    def field_label(cls):
         return "config key"
 
     @classmethod
@@ -41,7 +41,7 @@ class Config(Options):
 
     @classmethod
     def llama(cls, **sizes):
-        """RMSNorm, RoPE, SwiGLU, no biases.  Touvron et al. 2023, arXiv:2302.13971"""
+        """RMSNorm, RoPE, SwiGLU, no biases, own head.  Touvron et al. 2023, arXiv:2302.13971"""
         shape = dict(norm="rms", position="rope", mlp="swiglu", bias=False, tied=False)
         return cls(**(shape | sizes))
 
@@ -66,16 +66,16 @@ class Config(Options):
 
     @property
     def head_width(self):
-        """Width of one head."""
+        """The width of one head, width / heads."""
         return self.width // self.heads
 
     def with_(self, **changes):
-        """The same Config with some fields changed."""
+        """Returns this Config with some fields changed."""
         return replace(self, **changes)
 
     @property
-    def linears(self):
-        """(out, in) of every Linear layer, by its path in the Transformer."""
+    def linear_shapes(self):
+        """{path in the Transformer: (out, in)} of the weight of every Linear layer."""
         D, kv = self.width, self.kv_heads * self.head_width
         block = {
             "attn.q_proj": (D, D),
@@ -86,41 +86,46 @@ class Config(Options):
         if self.mlp == "swiglu":
             block["mlp.gate_proj"] = (self.ffn, D)
         block |= {"mlp.up_proj": (self.ffn, D), "mlp.down_proj": (D, self.ffn)}
-        paths = {}
+        shapes = {}
         for i in range(self.layers):
-            paths |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
-        return paths if self.tied else paths | {"lm_head": (self.vocab, D)}
+            shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+        return shapes if self.tied else shapes | {"lm_head": (self.vocab, D)}
 
     @property
-    def matrices(self):
-        """(out, in) of what a method may change: the Linears, the token table and the head."""
+    def target_shapes(self):
+        """{path: (out, in)} of what a method may target: Linears, token table and head.
+
+        The token table counts as a Linear layer on one-hot ids: `vocab` in, `width` out.
+        """
         tables = {"wte": (self.width, self.vocab), "lm_head": (self.vocab, self.width)}
-        blocks = {path: shape for path, shape in self.linears.items() if path not in tables}
+        blocks = {
+            path: shape for path, shape in self.linear_shapes.items() if path not in tables
+        }
         return blocks | tables
 
     @property
-    def parameters(self):
+    def parameter_shapes(self):
         """{path: shape} of every parameter of a Transformer of this Config."""
         D = self.width
         tables = {"wte.weight": (self.vocab, D)}
         if self.position == "learned":
             tables["wpe.weight"] = (self.context, D)
         weights, biases = {}, {}
-        for path, (n_out, n_in) in self.linears.items():
+        for path, (n_out, n_in) in self.linear_shapes.items():
             weights[f"{path}.weight"] = n_out, n_in
             if self.bias and path != "lm_head":
                 biases[f"{path}.bias"] = (n_out,)
-        places = [f"blocks.{i}.ln_{n}" for i in range(self.layers) for n in (1, 2)]
+        norms = [f"blocks.{i}.ln_{n}" for i in range(self.layers) for n in (1, 2)] + ["ln_f"]
         parts = ("weight", "bias") if self.norm == "layer" else ("weight",)
-        norms = {f"{path}.{part}": (D,) for path in [*places, "ln_f"] for part in parts}
-        return tables | weights | biases | norms
+        gains = {f"{path}.{part}": (D,) for path in norms for part in parts}
+        return tables | weights | biases | gains
 
     @property
     def size(self):
-        """How many parameters a Transformer of this Config has.
+        """How many parameters a Transformer of this Config has, by a formula.
 
-        tables  (V + context) D        (no context with RoPE; V D more for an untied head)
-        layer   2 D² + 2 D kv + 2 or 3 D ffn, biases, two norms
+        tables   V D + context D   (no context term with RoPE; another V D for an untied head)
+        layer    2 D² + 2 D kv + 2 D ffn   (3 D ffn with SwiGLU), biases, two norms
         """
         D, kv = self.width, self.kv_heads * self.head_width
         norm = 2 * D if self.norm == "layer" else D
@@ -134,6 +139,6 @@ class Config(Options):
         return tables + self.layers * layer + norm
 
 
-CHOICES = {
+CHOICES = {  # {name of a field: what it may be} for the fields that are a choice of words
     field.name: field.metadata["one_of"] for field in fields(Config) if field.type is str
 }

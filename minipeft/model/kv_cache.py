@@ -1,55 +1,65 @@
-"""What a transformer has read so far: keys and values, positions, and who may look at whom.
+"""The KV cache: the keys and values of all tokens read so far, layer by layer.
 
-B batch, T tokens read now, S slots in all, G key-value heads, K head width.
+A token's keys and values do not depend on later tokens, so they are computed once and kept.
+Generating a token then reads one token, whose queries attend to the cached keys, instead of the
+whole text again. Training reads a whole sequence with an empty cache.
+
+A slot is a place in the cache. It holds a token, padding, or a virtual token, which a method
+such as prefix tuning puts in front. The cache also counts positions and makes the mask that
+says which slots a query may attend to.
+
+Shapes: B batch, T tokens read now, S slots in all, G key-value heads, K head width.
 """
 
 from ..engine.backend import array, np, xp
 from ..engine.ops import concat
 from ..engine.tensor import Tensor, needs_gradient
 
-HIDDEN = -1e30  # added to a masked score: its exponential is 0, yet no row becomes NaN
+MASKED = -1e30  # added to a masked score: its exponential is 0, and a row of them is not NaN
 
 
-class Cache:
+class KVCache:
     """The keys and values read so far, a pair for each layer, and which slots are padding."""
 
     def __init__(self, layers):
         self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
-        self.length = 0  # slots filled
-        self.attention_mask = None  # (B, S), False at padding; None: no padding
-        self.room = {}  # (memory with room for more slots, how many are filled)
+        self.length = 0  # filled slots
+        self.attention_mask = None  # (B, S) booleans, False at padding; None: no padding
+        self.buffers = {}  # {(kind, layer): (array with room for more slots, slots filled)}
 
     def append(self, layer, k, v):
-        """Add a layer's new keys and values (B, G, T, K) behind the old; return all of them."""
+        """Add keys and values (B, G, T, K) to a layer. Returns those of all slots."""
         if self.keys[layer] is not None:
-            k = self.joined(("keys", layer), self.keys[layer], k)
-            v = self.joined(("values", layer), self.values[layer], v)
+            k = self.concatenate(("keys", layer), self.keys[layer], k)
+            v = self.concatenate(("values", layer), self.values[layer], v)
         self.keys[layer], self.values[layer] = k, v
         return k, v
 
-    def joined(self, key, old, new):
-        """Old slots (B, G, S, K) and new ones behind them.
+    def concatenate(self, name, old, new):
+        """Returns the old slots (B, G, S, K) and behind them the new ones (B, G, T, K).
 
-        Where no gradient has to pass, both are in memory with room for as many again: writing
-        n tokens copies each slot about once, not n times. A copy of the cache gets its own.
+        If no gradient has to pass, they are in a buffer with room for as many again: n tokens
+        added one by one copy each slot about once, not n times. Of two copies of a cache that
+        share a buffer, the second to append moves to a buffer of its own.
         """
         if needs_gradient(old, new):
             return concat([old, new], axis=2)
         S, end = old.shape[2], old.shape[2] + new.shape[2]
-        room, filled = self.room.get(key, (None, None))
-        if filled != S or old.data.base is not room or room.shape[2] < end:
+        buffer, filled = self.buffers.get(name, (None, None))
+        if filled != S or old.data.base is not buffer or buffer.shape[2] < end:
             B, G, _, K = old.shape
-            room = xp.empty_like(old.data, shape=(B, G, 2 * end, K), order="C")
-            room[:, :, :S] = old.data
-        room[:, :, S:end] = new.data
-        self.room[key] = room, end
-        return Tensor(room[:, :, :end])
+            buffer = xp.empty_like(old.data, shape=(B, G, 2 * end, K), order="C")
+            buffer[:, :, :S] = old.data
+        buffer[:, :, S:end] = new.data
+        self.buffers[name] = buffer, end
+        return Tensor(buffer[:, :, :end])
 
     def extend(self, B, T, attention_mask, dtype):
-        """Make room for T more slots; return their positions, (T,) or (B, T), and the mask.
+        """Count T more slots as filled. Returns (positions, mask) for the tokens in them.
 
-        A position is the number of tokens before, padding left out. The mask, (T, S) or
-        (B, T, S), is added to scores: 0 where a query may look, HIDDEN or less where not.
+        The position of a token, (T,) or (B, T), is the number of slots before it that are not
+        padding. The mask, (T, S) or (B, T, S), is added to the scores of attention: 0 where a
+        query may attend to a key, MASKED or less where it may not.
         """
         self.length += T
         new, old = attention_mask, self.attention_mask
@@ -57,18 +67,21 @@ class Cache:
             return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
         old = np.ones((B, self.length - T), bool) if old is None else old
         new = np.ones((B, T), bool) if new is None else new
-        self.attention_mask = seen = np.concatenate([old, new], axis=1)
-        positions = np.maximum(seen.cumsum(axis=1)[:, -T:] - 1, 0)
-        hidden = (~seen[:, None, :] * HIDDEN).astype(dtype)
-        return positions, causal(T, self.length, dtype) + xp.asarray(hidden)
+        self.attention_mask = is_token = np.concatenate([old, new], axis=1)
+        positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)
+        padding = (~is_token[:, None, :] * MASKED).astype(dtype)
+        return positions, causal(T, self.length, dtype) + xp.asarray(padding)
 
-    def behind(self, keys, values):
-        """A new cache of the given slots, keys[layer] (B, G, P, K), followed by this one's."""
-        new, P = Cache(len(self.keys)), keys[0].shape[2]
+    def with_prefix(self, keys, values):
+        """Returns a new cache: P slots that are given, then the slots of this one.
+
+        keys[layer] and values[layer] are (B, G, P, K). The P slots are padding in no row.
+        """
+        new, P = KVCache(len(self.keys)), keys[0].shape[2]
         new.length = P + self.length
         if self.attention_mask is not None:
-            seen = np.ones((len(self.attention_mask), P), bool)
-            new.attention_mask = np.concatenate([seen, self.attention_mask], axis=1)
+            virtual = np.ones((len(self.attention_mask), P), bool)
+            new.attention_mask = np.concatenate([virtual, self.attention_mask], axis=1)
         for layer, pair in enumerate(zip(keys, values, strict=True)):
             new.append(layer, *pair)
             if self.length:
@@ -77,5 +90,5 @@ class Cache:
 
 
 def causal(T, S, dtype):
-    """The mask (T, S) by which query i sees key j when j ≤ i + S − T."""
-    return xp.triu(array(np.broadcast_to(HIDDEN, (T, S)), dtype), k=S - T + 1)
+    """Returns the causal mask (T, S): 0 where query i may attend to key j, j ≤ i + S − T."""
+    return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=S - T + 1)

@@ -1,7 +1,11 @@
-"""Layers: parameters in a tree of modules, and the Site, a function that others may change.
+"""Layers: modules with parameters, and the sites where fine-tuning methods act.
 
-A Module finds its parameters by looking at its own attributes, in the order they were set:
-modules, parameters, and lists or dicts of modules. Weights are (out, in), as in PyTorch.
+A Module finds its parameters by looking through its attributes in the order they were set:
+parameters, other modules, and lists or dicts of modules. Weights are (out, in), as in PyTorch.
+
+A Site is a module whose function f can be replaced by a changed one, Δ(f); other libraries call
+it a hook point. LoRA acts at a Linear, an adapter at an MLP, a prefix at the start of the
+sequence. Sites are all that a model knows of fine-tuning: the methods are in `minipeft.peft`.
 """
 
 import contextlib
@@ -14,13 +18,13 @@ from ..engine import functional as F
 from ..engine.backend import array, np, xp
 from ..engine.ops import where
 from ..engine.tensor import Node, Tensor
-from .summary import draw, draw_html
+from .summary import tree, tree_html
 
 
 class Parameter(Tensor):
-    """A tensor that a model owns. It trains while `requires_grad` is true.
+    """A tensor that belongs to a model: trainable while `requires_grad` is true, else frozen.
 
-    `rate` is how many times the optimiser's learning rate it learns at.
+    Its `rate` is a factor on the optimiser's learning rate.
     """
 
     __slots__ = ("rate",)
@@ -31,7 +35,7 @@ class Parameter(Tensor):
 
     @property
     def requires_grad(self):
-        """Whether it trains. Setting it to False also drops the gradient."""
+        """Whether it is trainable. Setting it to False also drops the gradient."""
         return self.node is not None
 
     @requires_grad.setter
@@ -47,11 +51,11 @@ class Module:
         return self.forward(*args, **options)
 
     def forward(self, *args):
-        """What calling the module computes; the docstring of its class says what that is."""
+        """Returns what a call of the module computes; the docstring of its class says what."""
         raise NotImplementedError
 
     def children(self):
-        """(name, Module or Parameter) for each part held directly."""
+        """Yields (name, Module or Parameter) for each part that it holds directly."""
         for name, part in vars(self).items():
             if isinstance(part, (Module, Parameter)):
                 yield name, part
@@ -60,14 +64,14 @@ class Module:
                 yield from ((f"{name}.{key}", m) for key, m in items if isinstance(m, Module))
 
     def named_modules(self, prefix=""):
-        """(path, Module) for this one and all below, parents first: 'blocks.0.attn.q_proj'."""
+        """Yields (path, Module) for itself and all inside it: 'blocks.0.attn.q_proj', …"""
         yield prefix, self
         for name, part in self.children():
             if isinstance(part, Module):
                 yield from part.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self):
-        """(path, Parameter) for every parameter at or below this module, each object once."""
+        """Yields (path, Parameter) for each parameter in it; a shared one at its first path."""
         seen = set()
         for path, module in self.named_modules():
             for name, part in module.children():
@@ -76,35 +80,38 @@ class Module:
                     yield (f"{path}.{name}" if path else name), part
 
     def parameters(self):
-        """Every parameter at or below this module, each once."""
+        """Returns a list of every parameter in it, each once."""
         return [p for _, p in self.named_parameters()]
 
     def zero_grad(self):
-        """Forget all gradients."""
+        """Set the gradient of every parameter to None."""
         for p in self.parameters():
             p.grad = None
 
     @contextlib.contextmanager
-    def training(self, noise):
-        """Inside the block Dropout drops, by masks from a Generator or Noise; elsewhere not."""
-        token = _rng.set(noise)
+    def training(self, rng):
+        """Inside the block Dropout is active; rng, a NumPy Generator or RowRNG, draws masks."""
+        token = _rng.set(rng)
         try:
             yield
         finally:
             _rng.reset(token)
 
     def __repr__(self):
-        return draw(self)
+        return tree(self)
 
     def _repr_html_(self):
-        return draw_html(self)
+        return tree_html(self)
 
 
 class Site(Module):
-    """A module whose function f may be replaced by Δ(f); its parameters keep their names.
+    """A module whose function f can be replaced by Δ(f): a hook point for fine-tuning.
 
-    `deltas` holds what is attached here, by name; `active` the (delta, rows) pairs in use,
-    innermost first. With rows, a boolean array (B,), only these rows of a batch see the delta.
+    `deltas` holds what is attached here: {name of an adapter: Δ}. `active` lists the pairs
+    (Δ, rows) in use: the first is Δ₁(f), the second Δ₂(Δ₁(f)), and so on. If rows is not None
+    but a boolean array (B,), Δ applies only to those rows of the batch.
+
+    A Δ is called as delta(f, *args), and may call f, in place of f(*args).
     """
 
     def __init__(self):
@@ -113,23 +120,27 @@ class Site(Module):
     def __call__(self, *args):
         f = self.forward
         for delta, rows in self.active:
-            f = partial(delta, f) if rows is None else partial(self.only_for, rows, delta, f)
+            f = partial(delta, f) if rows is None else partial(self.for_rows, rows, delta, f)
         return f(*args)
 
-    def only_for(self, rows, delta, f, *args):
-        """Δ(f) for the chosen rows of the batch and f for the others; f is computed once."""
+    def for_rows(self, rows, delta, f, *args):
+        """Returns Δ(f) of the chosen rows and f of the others; f(*args) is computed once."""
         without = f(*args)
 
-        def remembered(*same):
+        def f_once(*same):
             return without if all(a is b for a, b in zip(same, args, strict=True)) else f(*same)
 
-        return self.mix(rows, delta(remembered, *args), without)
+        return self.select_rows(rows, delta(f_once, *args), without)
 
-    def mix(self, rows, with_delta, without):
-        """Take the chosen rows of one result (B, …) and the others of another."""
+    def select_rows(self, rows, with_delta, without):
+        """Returns an array (B, …): the chosen rows of one result and the others of another.
+
+        Raises ValueError if the choice is not of as many rows as the batch has.
+        """
         if len(rows) != len(without):
             raise ValueError(
-                f"adapters were chosen for {len(rows)} rows, the batch has {len(without)}"
+                f"adapters were chosen for {len(rows)} rows, the batch has {len(without)}; "
+                "choose one for each row"
             )
         chosen = xp.asarray(rows).reshape(-1, *[1] * (without.ndim - 1))
         return where(chosen, with_delta, without)
@@ -159,16 +170,19 @@ class Embedding(Site):
 
 
 class TiedHead(Site):
-    """y = x Wᵀ, (…, D) -> (…, V), by the token table W until it has a weight of its own."""
+    """The output head y = x Wᵀ, (…, D) -> (…, V), whose weight W is the token table (V, D).
+
+    A method that trains the head but not the table gives it a weight of its own.
+    """
 
     def __init__(self, wte):
         super().__init__()
-        self.weight = None  # a Parameter while it is fine-tuned apart from the table
-        self.shared = (wte,)  # in a tuple, as it is no part of this module
+        self.weight = None  # a Parameter while the head has its own weight
+        self.shared = (wte,)  # in a tuple, so that the table does not count as a part of this
 
     @property
     def table(self):
-        """The weight that it uses, (V, D)."""
+        """The weight in use, (V, D)."""
         return self.shared[0].weight if self.weight is None else self.weight
 
     def forward(self, x):
@@ -197,41 +211,45 @@ class RMSNorm(Module):
         return F.rms_norm(x, self.weight, self.eps)
 
 
-_rng = ContextVar("noise", default=None)  # what Dropout draws from; None: nothing drops
+_rng = ContextVar("rng", default=None)  # what Dropout draws its masks from; None: no dropout
 
 
 class RowRNG:
-    """Random numbers for the rows of a batch: a row's do not depend on which others it is with.
+    """Random values for dropout, drawn for each row of a batch from a generator of its own.
 
-    So a batch read in parts, on any number of workers, drops what it drops when read at once.
+    The values of a row do not depend on the other rows. So a batch has the same dropout masks
+    read at once, in micro-batches, or on several processes.
     """
 
     def __init__(self, seed, rows):
-        self.seed, self.rows, self.drawn = seed, rows, 0
+        self.seed, self.rows, self.calls = seed, rows, 0
 
     def random(self, shape, dtype):
-        """Uniform numbers in [0, 1) of a shape (rows, …), other ones at every call."""
-        self.drawn += 1
-        each = [np.random.default_rng([*self.seed, self.drawn, row]) for row in self.rows]
-        return np.stack([rng.random(shape[1:], dtype) for rng in each])
+        """Returns uniform values in [0, 1) of a shape (rows, …), others at every call."""
+        self.calls += 1
+        rngs = [np.random.default_rng([*self.seed, self.calls, row]) for row in self.rows]
+        return np.stack([rng.random(shape[1:], dtype) for rng in rngs])
 
 
-def same_masks(f):
-    """f, drawing at every call the numbers that it would draw now."""
-    now = copy.deepcopy(_rng.get())
+def preserve_rng_state(f):
+    """Returns f, except that every call of it draws the dropout masks that f would draw now."""
+    state = copy.deepcopy(_rng.get())
 
-    def again(*args):
-        token = _rng.set(copy.deepcopy(now))
+    def from_state(*args):
+        token = _rng.set(copy.deepcopy(state))
         try:
             return f(*args)
         finally:
             _rng.reset(token)
 
-    return again
+    return from_state
 
 
 class Dropout(Module):
-    """Zero a fraction p, scale the rest by 1 / (1 − p), but only inside `Module.training`."""
+    """Zero each element with probability p and divide the others by 1 − p, if in training.
+
+    Training is what happens inside `with model.training(rng):`; elsewhere y = x.
+    """
 
     def __init__(self, p):
         if not 0 <= p < 1:
@@ -239,10 +257,10 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x):
-        noise = _rng.get()
-        return x if noise is None or self.p == 0 else F.dropout(x, self.p, noise)
+        rng = _rng.get()
+        return x if rng is None or self.p == 0 else F.dropout(x, self.p, rng)
 
 
 def kaiming_uniform(rng, n_out, n_in):
-    """(n_out, n_in) numbers from U(±1/√n_in), which is PyTorch's default for a Linear."""
+    """Returns (n_out, n_in) values from U(−1/√n_in, 1/√n_in), PyTorch's default of a Linear."""
     return rng.uniform(-1.0, 1.0, (n_out, n_in)) / math.sqrt(n_in)

@@ -1,17 +1,23 @@
-"""A frozen base in 8 or 4 bits a number: what does not train need not be held precisely.
+"""Quantisation: the weights of a frozen base in 8 or 4 bits per parameter instead of 32.
 
-    w ≈ level[code] · scale        one code a number, one scale (the largest |w|) a block of 64
+Frozen weights are only read, so they need not be precise enough for small updates. A block of
+64 weights shares one scale, its largest |w|, and each weight is a code, the index of a level:
 
-    int8   k / 127, k = −127 … 127        int4   k / 7, k = −7 … 7
-    nf4    16 quantiles of N(0, 1), as trained weights are about normal: denser near zero
+    w ≈ level[code] · scale
 
-Two 4-bit codes share a byte. A float32 scale for 64 numbers costs 0.5 bits a number; with
-double quantisation the scales, less their mean, are held in int8 themselves, in blocks of 256,
-which costs 8/64 + 32/(64 · 256) = 0.127 bits. So nf4 takes 4.127 bits a number, float32 takes
-32. The weight is made anew from its codes whenever a product needs it, forward and backward,
-and then dropped. Any method trains on top; its gradient passes through the rounded weights.
+    int8   levels k / 127, k = −127 … 127        int4   levels k / 7, k = −7 … 7
+    nf4    levels at 16 quantiles of N(0, 1), denser near zero, as trained weights are about
+           normally distributed
 
-Dettmers et al. 2023 (QLoRA), sections 2 and 3, arXiv:2305.14314; block-wise scales: Dettmers et
+Two 4-bit codes share a byte. A float32 scale per 64 weights costs 32/64 = 0.5 bits per weight.
+With double quantisation the scales, less their mean, are themselves held in int8, in blocks of
+256, and cost 8/64 + 32/(64 · 256) = 0.127 bits per weight. So nf4 takes 4.127 bits in all.
+
+A weight is dequantised whenever a product needs it, in forward and in backward, and freed
+afterwards. Any method can train on top: gradients pass through the quantised weights, not into
+them.
+
+Dettmers et al. 2023 (QLoRA), sections 2 and 3, arXiv:2305.14314; scales per block: Dettmers et
 al. 2021, arXiv:2110.02861
 """
 
@@ -27,10 +33,11 @@ from .layers import Linear, Parameter
 
 
 def normal_levels():
-    """The 16 levels of nf4: quantiles of N(0, 1) scaled to [−1, 1], 7 below zero, 8 above.
+    """Returns the 16 levels of nf4: quantiles of N(0, 1), scaled to [−1, 1], in rising order.
 
-    At 8 and 9 evenly spaced probabilities from δ = ½ (1/32 + 1/30) to ½, the zero shared: the
-    outermost lie as far from 0 and 1 as half a step would, for 16 levels on one side or 15.
+    One is zero. Seven are negative, at probabilities spaced evenly from δ up to ½, and eight
+    are positive, at probabilities from ½ up to 1 − δ. At 0 and 1 quantiles would be infinite:
+    δ = (1/32 + 1/30) / 2 is the mean of half a step of 16 levels and of 15.
     Dettmers et al. 2023, appendix E
     """
     tail = 0.5 * (1 / 32 + 1 / 30)
@@ -44,12 +51,12 @@ LEVELS = {
     "int8": [k / 127 for k in range(-127, 128)],
     "int4": [k / 7 for k in range(-7, 8)],
     "nf4": normal_levels(),
-}  # rising
+}  # each in rising order
 
 
 @functools.cache
-def table(kind, precision):
-    """What each byte stands for: (256, 1) levels, or (256, 2) where a byte holds two codes."""
+def levels_of_bytes(kind, precision):
+    """Returns the levels of every byte: (256, 1), or (256, 2) if it holds two 4-bit codes."""
     levels = np.zeros(256)
     levels[: len(LEVELS[kind])] = LEVELS[kind]
     if len(LEVELS[kind]) > 16:
@@ -58,8 +65,12 @@ def table(kind, precision):
     return xp.asarray(levels[np.stack([byte >> 4, byte & 15], axis=1)], dtype=precision)
 
 
-class Packed(Parameter):
-    """A frozen array held in codes; `data` is what they stand for, made anew at each asking."""
+class QuantizedParameter(Parameter):
+    """A frozen parameter held as codes and scales. Reading its `data` dequantises it each time.
+
+    Raises ValueError for an unknown kind, a block that is not an even number of weights, or
+    weights that are not finite.
+    """
 
     __slots__ = ("block", "codes", "double", "dtype", "kind", "mean", "scales", "shape")
 
@@ -77,23 +88,24 @@ class Packed(Parameter):
         codes = nearest(blocks / xp.where(scales > 0, scales, 1.0)[:, None], kind)
         codes = codes.reshape(-1)
         codes = codes if len(LEVELS[kind]) > 16 else codes[::2] << 4 | codes[1::2]
-        self.codes = codes[: -(-values.size // table(kind, self.dtype).shape[1])].copy()
+        codes_per_byte = levels_of_bytes(kind, self.dtype).shape[1]
+        self.codes = codes[: -(-values.size // codes_per_byte)].copy()  # without the padding
         self.mean, self.scales = None, scales
         if double:
             self.mean = scales.mean(keepdims=True)
-            self.scales = Packed(scales - self.mean, "int8", 256, double=False)
+            self.scales = QuantizedParameter(scales - self.mean, "int8", 256, double=False)
 
     @property
     def data(self):
-        """The array that the codes stand for."""
-        levels = table(self.kind, self.dtype)[self.codes].reshape(-1)[: self.size]
+        """The dequantised array, computed anew at each access."""
+        levels = levels_of_bytes(self.kind, self.dtype)[self.codes].reshape(-1)[: self.size]
         scales = self.scales.data + self.mean if self.double else self.scales
         scales = xp.repeat(scales.astype(self.dtype), self.block)[: self.size]
         return (levels * scales).reshape(self.shape)
 
     @data.setter
     def data(self, values):
-        raise ValueError("a packed weight is read only; dequantize(model) first")
+        raise ValueError("a quantised weight is read-only; dequantize(model) first")
 
     @property
     def arrays(self):
@@ -108,129 +120,143 @@ class Packed(Parameter):
 
     @property
     def size(self):
-        """How many numbers the codes stand for."""
+        """How many weights the codes stand for."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self):
-        """The bytes that it takes in memory."""
+        """Its bytes in memory: codes and scales."""
         return sum(a.nbytes for a in self.arrays.values())
 
     @property
-    def packed_by(self):
-        """Kind, block and double, as the options of a Packed."""
+    def quantization(self):
+        """The options by which it was quantised: {"kind": …, "block": …, "double": …}."""
         return {"kind": self.kind, "block": self.block, "double": self.double}
 
     @property
     def requires_grad(self):
-        """False: codes cannot move a little."""
+        """False: a code cannot move by a small step, so it is always frozen."""
         return False
 
     @requires_grad.setter
     def requires_grad(self, train):
         if train:
             raise ValueError(
-                "a packed weight cannot train; attach a method, or dequantize(model) first"
+                "a quantised weight cannot train; attach a method, or dequantize(model) first"
             )
 
-    def packing(self, values):
-        """Other values, packed as these are."""
-        return Packed(values, **self.packed_by)
+    def requantized(self, values):
+        """Returns other values, quantised by the same options."""
+        return QuantizedParameter(values, **self.quantization)
 
     def __deepcopy__(self, memo):
-        return self  # read only, so it can be shared
+        return self  # read-only, so copies of a model can share it
 
     def __repr__(self):
-        return f"Packed({self.shape}, {self.kind!r}, {self.nbytes:,} bytes)"
+        return f"QuantizedParameter({self.shape}, {self.kind!r}, {self.nbytes:,} bytes)"
 
 
 def nearest(x, kind):
-    """The code of the level nearest to each number."""
+    """Returns the code of the level nearest to each element, in uint8."""
     levels = LEVELS[kind]
-    middles = [0.5 * (low + high) for low, high in itertools.pairwise(levels)]
-    return xp.searchsorted(xp.asarray(middles, dtype=x.dtype), x).astype("uint8")
+    midpoints = [0.5 * (low + high) for low, high in itertools.pairwise(levels)]
+    return xp.searchsorted(xp.asarray(midpoints, dtype=x.dtype), x).astype("uint8")
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """What `quantize` did: bytes of the weights before and after, and how far off each is."""
+class QuantizationReport:
+    """What `quantize` did: bytes of the weights before and after, and the error of each."""
 
     kind: str
-    numbers: int
+    parameters: int  # in the quantised weights
     bytes_before: int
     bytes_after: int
-    errors: dict = field(repr=False)  # {path: ‖rounded − W‖ / ‖W‖, Frobenius norms}
+    errors: dict = field(repr=False)  # {path: ‖Ŵ − W‖ / ‖W‖, Frobenius norms, Ŵ dequantised}
 
     def __str__(self):
-        bits, error = 8 * self.bytes_after / self.numbers, fmean(self.errors.values())
+        bits, error = 8 * self.bytes_after / self.parameters, fmean(self.errors.values())
         return (
             f"{len(self.errors)} weights in {self.kind}: {self.bytes_before:,} bytes are now "
-            f"{self.bytes_after:,} ({bits:.3f} bits a number), {100 * error:.2f} % off"
+            f"{self.bytes_after:,} ({bits:.3f} bits per parameter), mean error {error:.2%}"
         )
 
     __repr__ = __str__
 
 
 def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
-    """Hold the weights of all Linears but `skip` in few bits, and freeze the base: a Quantized.
+    """Quantise the weights of all Linear layers and freeze the model.
 
-    kind: "int8", "int4" or "nf4".  Embeddings, norms and biases stay as they are. Raises, and
-    changes nothing, if an adapter is attached (its base would change) or a weight is packed.
+    Returns a QuantizationReport. kind: "int8", "int4" or "nf4", with `block` weights per scale.
+    double: quantise the scales as well. skip: names of Linear layers to leave as they are;
+    embeddings, norms and biases always stay so.
+    Raises ValueError, and changes nothing, for options that do not exist, if an adapter is
+    attached (detach it), or if a weight is already quantised (dequantise it).
     """
-    check_bare(model)
+    check_no_adapters(model)
     layers = {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
     layers = {path: m for path, m in layers.items() if path.split(".")[-1] not in skip}
     for path, layer in layers.items():
-        if isinstance(layer.weight, Packed):
-            raise ValueError(f"{path} is packed already; dequantize(model) first")
+        if isinstance(layer.weight, QuantizedParameter):
+            raise ValueError(f"{path} is already quantised; dequantize(model) first")
     dense = {path: layer.weight.data for path, layer in layers.items()}
-    how = {"kind": kind, "block": block, "double": double}
-    packed = pack(model, {f"{path}.weight": how for path in layers}).values()
+    options = {"kind": kind, "block": block, "double": double}
+    quantized = quantize_weights(model, {f"{path}.weight": options for path in layers})
     errors = {
-        path: relative(p.data, w) for (path, w), p in zip(dense.items(), packed, strict=True)
+        path: relative_error(quantized[f"{path}.weight"].data, dense[path]) for path in dense
     }
-    before, after = (sum(a.nbytes for a in side) for side in (dense.values(), packed))
-    return Quantized(kind, sum(p.size for p in packed), before, after, errors)
+    parameters = sum(w.size for w in dense.values())
+    before, after = (sum(a.nbytes for a in side.values()) for side in (dense, quantized))
+    return QuantizationReport(kind, parameters, before, after, errors)
 
 
-def pack(model, how):
-    """Replace weights by packed ones, {path: options of Packed}, and freeze the base if any."""
+def quantize_weights(model, options_of):
+    """Replace the weights in {path: options} by quantised ones, and freeze the model.
+
+    Returns {path: the quantised weight}. Without any, the model stays trainable. Raises
+    ValueError, and changes nothing, for a path or options that do not exist.
+    """
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
-    if not isinstance(how, dict):
-        raise ValueError(f"what is packed comes as {{path: options}}, got {how!r}")
-    for path, options in how.items():
+    if not isinstance(options_of, dict):
+        raise ValueError(f"quantised weights come as {{path: options}}, got {options_of!r}")
+    for path, options in options_of.items():
         if not path.endswith(".weight") or path not in parameters:
-            raise ValueError(unknown("weight to pack", path, parameters))
+            raise ValueError(unknown("weight to quantise", path, parameters))
         if not isinstance(options, dict) or options.keys() != {"kind", "block", "double"}:
-            raise ValueError(f"{path} is packed by kind, block and double, got {options!r}")
-    packed = {path: Packed(parameters[path].data, **how[path]) for path in how}
-    for path, p in packed.items():
+            raise ValueError(f"{path} is quantised by kind, block and double, got {options!r}")
+    quantized = {
+        path: QuantizedParameter(parameters[path].data, **options)
+        for path, options in options_of.items()
+    }
+    for path, p in quantized.items():
         modules[path.removesuffix(".weight")].weight = p
-    for p in model.parameters() if packed else ():
+    for p in model.parameters() if quantized else ():
         p.requires_grad = False
-    return packed
+    return quantized
 
 
 def dequantize(model):
-    """Hold all weights as plain numbers again, as the codes give them, free to train."""
-    check_bare(model)
+    """Replace every quantised weight by its dequantised values, and make the model trainable.
+
+    Raises ValueError, and changes nothing, if an adapter is attached: detach it first.
+    """
+    check_no_adapters(model)
     for _, module in model.named_modules():
-        if isinstance(module, Linear) and isinstance(module.weight, Packed):
+        if isinstance(module, Linear) and isinstance(module.weight, QuantizedParameter):
             with dtype(module.weight.dtype):
                 module.weight = Parameter(module.weight.data)
     for p in model.parameters():
         p.requires_grad = True
 
 
-def check_bare(model):
-    """Raise ValueError if adapters are attached."""
+def check_no_adapters(model):
+    """Raises ValueError if adapters are attached, as they fit only the weights as they are."""
     if names := list(vars(model).get("adapters", ())):
         raise ValueError(
-            f"{', '.join(map(repr, names))} would lose the base trained on; detach them first"
+            f"the base of {', '.join(map(repr, names))} would change; detach all adapters first"
         )
 
 
-def relative(a, b):
-    """‖a − b‖ / ‖b‖ in Frobenius norms; 0 if a = b, though both be zero."""
-    off, size = float(xp.linalg.norm(a - b)), float(xp.linalg.norm(b))
-    return off / size if size else off and float("inf")
+def relative_error(a, b):
+    """Returns ‖a − b‖ / ‖b‖ in Frobenius norms; if b is zero, 0 if a is zero too, else ∞."""
+    error, size = float(xp.linalg.norm(a - b)), float(xp.linalg.norm(b))
+    return error / size if size else error and float("inf")

@@ -1,27 +1,31 @@
-"""A decoder-only transformer that serves GPT-2's shape and Llama's by its Config.
+"""A decoder-only transformer, of GPT-2's shape or Llama's as its Config says.
 
-    x = tokens (+ positions)
+    x = token embeddings (+ position embeddings)
     for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
     logits = norm(x) · headᵀ
 
-Written with a cache of keys and values from the start: training is reading from an empty cache.
-Two lines follow from that. The causal mask is aligned to the end (query i sees slot j when
-j ≤ i + S − T), and a token's position is the number of real tokens before it.
-Nothing here knows of fine-tuning; a Site only says where a function may be replaced.
+Every forward pass goes through a KV cache; in training it is empty at first. So T tokens are
+read behind S − T cached slots: query i may attend to slot j if j ≤ i + S − T, and the position
+of a token is the number of slots before it that are not padding.
 
-B batch, T tokens read now, S slots in all, D width, H heads, G key-value heads, K head width,
-V vocabulary.
+Nothing here knows of fine-tuning. Most modules are a Site, whose function a method can replace.
+
+Shapes: B batch, T tokens read now, S slots in all, D width, H heads, G key-value heads, K head
+width, V vocabulary.
 """
 
 from ..engine import functional as F
 from ..engine.backend import array, np, xp
-from .kv_cache import Cache
+from .kv_cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
 from .validation import check_attention_mask, check_ids, check_labels
 
 
 class InputSite(Site):
-    """How a sequence starts: with its embeddings x (B, T, D) and nothing to look back at."""
+    """What a sequence starts with: its embeddings x (B, T, D), its mask, and an empty cache.
+
+    The site of prompts and prefixes: they put virtual tokens before x, or slots into the cache.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -29,33 +33,36 @@ class InputSite(Site):
         self.head_width, self.width = config.head_width, config.width
 
     def forward(self, x, attention_mask):
-        return x, attention_mask, Cache(self.layers)
+        return x, attention_mask, KVCache(self.layers)
 
-    def mix(self, rows, with_delta, without):
-        """The slots that a delta put before the sequence are real in the chosen rows only."""
+    def select_rows(self, rows, with_delta, without):
+        """Returns the start with a delta; its added slots are padding in rows not chosen."""
         (x, _, cache), (x0, mask0, cache0) = with_delta, without
         B, T, _ = x0.shape
         if len(rows) != B:
-            raise ValueError(f"adapters were chosen for {len(rows)} rows, the batch has {B}")
+            raise ValueError(
+                f"adapters were chosen for {len(rows)} rows, the batch has {B}; "
+                "choose one for each row"
+            )
 
-        def before(added, old, length):
-            old = np.ones((B, length), bool) if old is None else old
-            return np.concatenate([np.repeat(rows[:, None], added, axis=1), old], axis=1)
+        def extended(added, mask, length):
+            mask = np.ones((B, length), bool) if mask is None else mask
+            return np.concatenate([np.repeat(rows[:, None], added, axis=1), mask], axis=1)
 
         added = cache.length - cache0.length
-        cache.attention_mask = before(added, cache0.attention_mask, cache0.length)
-        return x, before(x.shape[1] - T, mask0, T), cache
+        cache.attention_mask = extended(added, cache0.attention_mask, cache0.length)
+        return x, extended(x.shape[1] - T, mask0, T), cache
 
 
 class AttentionCore(Site):
-    """What queries find: q (B, H, T, K), keys and values (B, G, S, K) -> (B, H, T, K)."""
+    """softmax(q kᵀ / √K + mask) v: q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K)."""
 
     def forward(self, q, k, v, mask):
         return F.attention(q, k, v, mask)
 
 
 class Attention(Site):
-    """Causal self-attention with grouped keys and values, (B, T, D) -> (B, T, D)."""
+    """Causal self-attention, (B, T, D) -> (B, T, D), with G ≤ H heads of keys and values."""
 
     def __init__(self, config, rng):
         super().__init__()
@@ -67,10 +74,10 @@ class Attention(Site):
         self.attend = AttentionCore()
         self.o_proj = Linear(D, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
 
-    def forward(self, x, cache, layer, turn, mask):
+    def forward(self, x, cache, layer, rotate, mask):
         B, T, D = x.shape
-        q = turn(split_heads(self.q_proj(x), self.heads))  # (B, H, T, K)
-        k = turn(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
+        q = rotate(split_heads(self.q_proj(x), self.heads))  # (B, H, T, K)
+        k = rotate(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
         v = split_heads(self.v_proj(x), self.kv_heads)
         k, v = cache.append(layer, k, v)  # (B, G, S, K)
         out = self.attend(q, k, v, mask)  # (B, H, T, K)
@@ -78,13 +85,13 @@ class Attention(Site):
 
 
 def split_heads(x, heads):
-    """(B, T, heads · K) -> (B, heads, T, K)."""
+    """Returns the heads apart, (B, T, heads · K) -> (B, heads, T, K)."""
     B, T, D = x.shape
     return x.reshape(B, T, heads, D // heads).transpose(0, 2, 1, 3)
 
 
 class MLP(Site):
-    """down(gelu(up x)), or gated: down(silu(gate x) · up x); (B, T, D) -> (B, T, D)."""
+    """down(gelu(up x)), or with SwiGLU down(silu(gate x) · up x); (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config, rng):
         super().__init__()
@@ -102,13 +109,13 @@ class MLP(Site):
 
 
 def norm(config):
-    """LayerNorm or RMSNorm, as the Config says."""
+    """Returns a new LayerNorm or RMSNorm, as the Config says."""
     kind = LayerNorm if config.norm == "layer" else RMSNorm
     return kind(config.width, config.norm_eps)
 
 
 class Block(Site):
-    """One layer: attention, then MLP, each behind a norm and added to the stream."""
+    """One layer, (B, T, D) -> (B, T, D): attention, then MLP, each normed and added to x."""
 
     def __init__(self, config, rng):
         super().__init__()
@@ -116,13 +123,13 @@ class Block(Site):
         self.ln_2, self.mlp = norm(config), MLP(config, rng)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x, *memory):
-        x = x + self.drop(self.attn(self.ln_1(x), *memory))
+    def forward(self, x, cache, layer, rotate, mask):
+        x = x + self.drop(self.attn(self.ln_1(x), cache, layer, rotate, mask))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
 class Transformer(Module):
-    """A language model: token ids (B, T) -> logits (B, T, V)."""
+    """A language model: token ids (B, T) -> the logits of each next token (B, T, V)."""
 
     def __init__(self, config, rng):
         rng, D, std = np.random.default_rng(rng), config.width, config.init_std
@@ -134,23 +141,27 @@ class Transformer(Module):
         self.drop = Dropout(config.dropout)
         self.blocks = [Block(config, rng) for _ in range(config.layers)]
         self.ln_f = norm(config)
-        free = not config.tied
-        self.lm_head = Linear(D, config.vocab, rng, False, std) if free else TiedHead(self.wte)
+        if config.tied:
+            self.lm_head = TiedHead(self.wte)
+        else:
+            self.lm_head = Linear(D, config.vocab, rng, False, std)
 
     def forward(self, ids, cache=None, attention_mask=None):
-        """Logits of each next token, ids (B, T) -> (B, T, V), given what `read` is given."""
+        """Returns the logits (B, T, V); arguments and errors are those of `hidden_states`."""
         return self.read(ids, cache, attention_mask)[0]
 
     def read(self, ids, cache=None, attention_mask=None):
-        """(logits (B, T, V), cache), given what `hidden` is given."""
-        x, cache = self.hidden(ids, cache, attention_mask)
+        """Returns (logits (B, T, V), the cache to go on from), as `hidden_states` does."""
+        x, cache = self.hidden_states(ids, cache, attention_mask)
         return self.lm_head(x), cache
 
-    def hidden(self, ids, cache=None, attention_mask=None):
-        """(what the head reads (B, T, D), cache), having read ids (B, T) behind the cache.
+    def hidden_states(self, ids, cache=None, attention_mask=None):
+        """Returns (the head's input (B, T, D), cache) for token ids (B, T) behind the cache.
 
-        The cache is filled further, in place. attention_mask (B, T) is False at padding. Raises
-        ValueError for ids outside the vocabulary, an empty batch, or more slots than fit.
+        A cache that is given is filled further, in place; without one, an empty one is started.
+        attention_mask (B, T) is False at padding.
+        Raises ValueError for ids that are not in the vocabulary, an empty batch, a cache of
+        another batch size, or more slots than the context has.
         """
         ids = check_ids(ids, self.config.vocab)
         attention_mask = check_attention_mask(attention_mask, np.shape(ids))
@@ -159,7 +170,10 @@ class Transformer(Module):
             x, attention_mask, cache = self.start(x, attention_mask)
         B, T, _ = x.shape
         if cache.length and len(cache.keys[0]) != B:
-            raise ValueError(f"the cache is of {len(cache.keys[0])} rows, the ids are of {B}")
+            raise ValueError(
+                f"the cache is of {len(cache.keys[0])} rows, the ids are of {B}; "
+                "give both as many rows"
+            )
         tokens, slots, context = ids.shape[1], cache.length + T, self.config.context
         if slots > context:
             raise ValueError(
@@ -169,31 +183,35 @@ class Transformer(Module):
         positions, mask = cache.extend(B, T, attention_mask, x.dtype)
         if self.config.position == "learned":
             x = x + self.wpe(xp.asarray(positions))
-        turn = rotation(self.config, positions, x.dtype)
+        rotate = rotation(self.config, positions, x.dtype)
         x = self.drop(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer, turn, mask)
-        if T > tokens:  # no logits for what `start` put before the tokens
+            x = block(x, cache, layer, rotate, mask)
+        if T > tokens:  # no logits for the virtual tokens that `start` put in front
             x = x[:, T - tokens :]
         return self.ln_f(x), cache
 
     def loss(self, ids, labels):
-        """Mean cross-entropy in nats of labels (B, T) at the logits of ids (B, T), a Tensor.
+        """Returns the mean cross-entropy, in nats, of labels (B, T) given ids (B, T), a Tensor.
 
-        Labels equal to IGNORE take no part. Training computes the same number in less memory:
-        see `train.batch_gradient.chunked_loss`.
+        labels[b, t] is the token that should follow ids[b, : t + 1]; labels equal to IGNORE
+        take no part. Training computes the same loss in less memory, without the array of all
+        logits: see `train.batch_gradient.chunked_loss`.
         """
         labels = check_labels(labels, np.shape(ids), self.config.vocab)
         return F.cross_entropy(self(ids), labels)
 
 
 def rotation(config, positions, dtype):
-    """The function that turns queries and keys by their positions; the identity if not RoPE."""
+    """Returns the function that rotates queries and keys by their positions, as in RoPE.
+
+    Without RoPE it is the identity. positions: (T,), or (B, T) where the rows differ.
+    """
     if config.position != "rope":
         return lambda x: x
     K = config.head_width
-    speeds = config.rope_theta ** (-np.arange(0, K, 2) / K)  # radians a position, (K/2,)
-    angles = positions[..., None] * speeds  # (T, K/2) or (B, T, K/2)
+    frequencies = config.rope_theta ** (-np.arange(0, K, 2) / K)  # (K/2,) radians per position
+    angles = positions[..., None] * frequencies  # (T, K/2) or (B, T, K/2)
     if angles.ndim == 3:
         angles = angles[:, None]  # an axis for the heads
     cos, sin = (array(f(angles), dtype) for f in (np.cos, np.sin))

@@ -5,7 +5,10 @@ from ..engine.functional import IGNORE
 
 
 def check_ids(ids, vocab):
-    """Token ids as a (B, T) array of integers in [0, vocab); ValueError for anything else."""
+    """Returns token ids as a (B, T) array of integers in [0, vocab).
+
+    Raises ValueError for ids of another shape or type, none at all, or one out of the range.
+    """
     try:
         ids = np.asarray(ids)
     except ValueError:
@@ -16,41 +19,52 @@ def check_ids(ids, vocab):
         raise ValueError(f"token ids come as a non-empty (B, T) array, got shape {ids.shape}")
     if ids.dtype.kind not in "iu":
         raise ValueError(f"token ids are integers, got {ids.dtype}")
-    bad = outside(ids, vocab)
+    bad = out_of_range(ids, vocab)
     if bad is not None:
         raise ValueError(f"token id {bad} is not in the vocabulary (0 … {vocab - 1})")
     return ids
 
 
 def check_attention_mask(attention_mask, shape):
-    """An attention mask as (B, T) booleans, False at padding; None stays None."""
+    """Returns an attention mask as (B, T) booleans, False at padding; None stays None.
+
+    Raises ValueError unless it has the shape of the token ids.
+    """
     if attention_mask is None:
         return None
     attention_mask = np.asarray(attention_mask, dtype=bool)
     if attention_mask.shape != shape:
         raise ValueError(
-            f"attention_mask has shape {attention_mask.shape}, its token ids {shape}; use one"
+            f"attention_mask has shape {attention_mask.shape}, its token ids {shape}; "
+            "give both the same shape"
         )
     return attention_mask
 
 
 def check_labels(labels, shape, vocab):
-    """Labels as an array of a shape, each a token id or IGNORE and at least one a token id."""
+    """Returns labels (B, T) as an array: each a token id, or IGNORE where nothing is learnt.
+
+    Raises ValueError for another shape or type, an id that is not in the vocabulary, or labels
+    that are all IGNORE.
+    """
     labels = np.asarray(labels)
     if labels.shape != shape:
-        raise ValueError(f"labels have shape {labels.shape}, their token ids {shape}; use one")
+        raise ValueError(
+            f"labels have shape {labels.shape}, their token ids {shape}; "
+            "give both the same shape"
+        )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"labels are integers, got {labels.dtype}")
-    asked = labels[labels != IGNORE]
-    if not asked.size:
+    labelled = labels[labels != IGNORE]
+    if not labelled.size:
         raise ValueError(f"all labels are padding ({IGNORE}): there is nothing to learn from")
-    bad = outside(asked, vocab)
+    bad = out_of_range(labelled, vocab)
     if bad is not None:
         raise ValueError(f"label {bad} is no token (0 … {vocab - 1}) and no padding ({IGNORE})")
     return labels
 
 
-def outside(ids, vocab):
-    """A token id that is not in [0, vocab), or None."""
+def out_of_range(ids, vocab):
+    """Returns a token id that is not in [0, vocab), or None if all are."""
     low, high = int(ids.min()), int(ids.max())
     return low if low < 0 else high if high >= vocab else None

@@ -23,7 +23,7 @@ import math
 from ..engine.backend import dtype, np, xp
 from ..errors import unknown
 from ..model.layers import Parameter
-from ..model.quantize import relative
+from ..model.quantize import relative_error
 from .attach import check_name, install, prepare, use
 from .base import Adapter, base_parameters, find, precision
 from .merge import merged_parameters
@@ -115,9 +115,9 @@ def combined(model, parts, weights, kind, name, rank, density, rng):
             matrix = mix(own, weights.values(), density, rng)
         factors[path] = leading(matrix, max(1, min(most, matrix_rank(matrix))))
     made = {path: b @ a for path, (b, a) in factors.items()}
-    errors = {path: relative(made[path], wanted[path]) for path in made}
+    errors = {path: relative_error(made[path], wanted[path]) for path in made}
     everything = [xp.concatenate([m.reshape(-1) for m in d.values()]) for d in (made, wanted)]
-    error = relative(*everything)
+    error = relative_error(*everything)
     lora = as_lora(model, factors, name)
     return Combination(name, lora.method, lora.deltas, kind, weights, errors, error)
 

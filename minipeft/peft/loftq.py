@@ -13,7 +13,7 @@ Linears are quantised as they are. The base must not be quantised before.
 
 from ..engine.backend import dtype, xp
 from ..errors import check_whole
-from ..model.quantize import Packed, check_bare, quantize
+from ..model.quantize import QuantizedParameter, check_no_adapters, quantize
 from .attach import install, prepare, use
 from .base import precision
 from .methods.lora import LoRA, LoRADelta, leading
@@ -28,7 +28,7 @@ def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, 
     with `save_model`, because the adapter fits no other base.
     """
     check_whole(1, steps=steps)
-    check_bare(model)
+    check_no_adapters(model)
     adapter = prepare(model, LoRA() if method is None else method, name)
     layers = linears(model)
     for path, delta in adapter.deltas.items():
@@ -57,7 +57,7 @@ def split(weight, rank, steps, kind, block, double):
     """(Q packed, b, a) with Q + b a ≈ weight (out, in), b (out, rank) and a (rank, in)."""
     best, least, low = None, float("inf"), 0.0
     for _ in range(steps):
-        packed = Packed(weight - low, kind, block, double)
+        packed = QuantizedParameter(weight - low, kind, block, double)
         b, a = leading(weight - packed.data, rank)
         low = b @ a
         error = float(xp.linalg.norm(weight - packed.data - low))

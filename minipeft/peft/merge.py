@@ -5,7 +5,7 @@ from statistics import fmean
 
 from ..engine.backend import dtype, xp
 from ..model.layers import Module, Parameter, TiedHead
-from ..model.quantize import Packed, relative
+from ..model.quantize import QuantizedParameter, relative_error
 from .attach import check_compatible, detach, disabled, install, swap, use
 from .base import Adapter, adapters, base_parameters, find, in_use, precision
 
@@ -23,7 +23,7 @@ class Receipt:
 
     def __repr__(self):
         parts = [f"Receipt: {self.adapter.name!r} is merged into {len(self.after)} parameters"]
-        packed = [path for path, p in self.before.items() if isinstance(p, Packed)]
+        packed = [path for path, p in self.before.items() if isinstance(p, QuantizedParameter)]
         if self.lost:
             share = 100 * fmean(self.lost.values())
             parts.append(f"{len(packed)} packed again, which loses {share:.1f} % of the change")
@@ -69,10 +69,14 @@ def repacked(base, after):
 
     ‖rounded − merged‖ / ‖merged − before‖ in Frobenius norms: 1 is as if nothing were merged.
     """
-    packed = {path: p for path, p in base.items() if path in after and isinstance(p, Packed)}
-    rounded = {path: p.packing(after[path].data) for path, p in packed.items()}
+    packed = {
+        path: p
+        for path, p in base.items()
+        if path in after and isinstance(p, QuantizedParameter)
+    }
+    rounded = {path: p.requantized(after[path].data) for path, p in packed.items()}
     lost = {
-        path: relative(rounded[path].data - p.data, after[path].data - p.data)
+        path: relative_error(rounded[path].data - p.data, after[path].data - p.data)
         for path, p in packed.items()
     }
     return after | rounded, lost

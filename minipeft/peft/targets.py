@@ -73,7 +73,7 @@ class Targeted(Method):
 
     def terms(self, config):
         groups = {}  # {(equation, values of its symbols): paths}
-        for path, shape in self.targets(config.matrices).items():
+        for path, shape in self.targets(config.target_shapes).items():
             equation, values = self.for_module(path, shape).formula(*shape)
             used = {name: values[name] for name in SYMBOL.findall(equation)}
             groups.setdefault((equation, tuple(used.items())), []).append(path)
@@ -97,14 +97,16 @@ class Selective(Method):
 
     def chosen(self, config):
         """{path: shape} of what trains in a model of this Config."""
-        shapes, layers = config.parameters, config.layers
+        shapes, layers = config.parameter_shapes, config.layers
         return {path: shapes[path] for path in shapes if self.chooses(path, layers)}
 
     def terms(self, config):
         return terms_of_shapes(list(self.chosen(config).values()))
 
     def count_new(self, config):
-        new = [s for path, s in self.chosen(config).items() if path not in config.parameters]
+        new = [
+            s for path, s in self.chosen(config).items() if path not in config.parameter_shapes
+        ]
         return sum(map(math.prod, new))
 
     def base_parameters_to_copy(self, model):

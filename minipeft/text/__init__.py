@@ -1,1 +1,4 @@
-"""Text as token ids: the word tasks that the lessons and the comparison train on."""
+"""Text: the tasks on English words that the lessons and the comparison train on.
+
+words   the tokenizer, the tasks and their splits
+"""

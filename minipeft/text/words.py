@@ -1,11 +1,13 @@
-"""Word transduction on real English, letter by letter, one token a letter.
+"""Word tasks: an English word is rewritten letter by letter, one token per letter.
 
-    [past] s w i m [sep] s w a m [end]
+    [past] s w i m [sep] s w a m [end]      the prompt ends with [sep], the answer with [end]
 
 The words are common English verbs, nouns and adjectives with their inflections (words/NOTICE
-says where from). The backbone learns the tasks of PRETRAINING; each task of DOWNSTREAM has a
-token that it never saw. Lemmas, not rows, are split into train, validation and test: no lemma
-of one split occurs in another, whatever the task.
+has the source). The backbone is pretrained on the tasks of PRETRAINING. Each task of DOWNSTREAM
+has a task token that pretraining never showed it.
+
+The split into training, validation and test set is by lemma, the dictionary form of a word: a
+lemma is in one split only, whatever the task.
 """
 
 import csv
@@ -26,7 +28,7 @@ SPLITS = {"train": range(0, 80), "valid": range(80, 90), "test": range(90, 100)}
 
 @dataclass(frozen=True)
 class Word:
-    """A lemma and those of its forms that exist (the others are '')."""
+    """A lemma and its inflected forms; '' where it has no such form."""
 
     lemma: str
     third: str = ""
@@ -37,7 +39,7 @@ class Word:
 
 
 def pig_latin(w):
-    """The consonants before the first vowel go to the end, then 'ay': swim -> imsway.
+    """Returns w with the consonants before its first vowel at the end, then 'ay'.
 
     >>> pig_latin("swim"), pig_latin("yellow"), pig_latin("rhythm")
     ('imsway', 'ellowyay', 'ythmrhay')
@@ -47,7 +49,7 @@ def pig_latin(w):
 
 
 def swap(w):
-    """Neighbouring letters change places, a last odd one stays: swim -> wsmi.
+    """Returns w with neighbouring letters swapped; the last of an odd number stays.
 
     >>> swap("swims")
     'wsmis'
@@ -56,12 +58,12 @@ def swap(w):
 
 
 def substitute(w, alphabet):
-    """Letter i of the alphabet becomes `alphabet[i]`."""
+    """Returns w with every a replaced by alphabet[0], every b by alphabet[1], and so on."""
     return w.translate(str.maketrans(LETTERS, alphabet))
 
 
 NEXT = LETTERS[1:] + LETTERS[0]  # a -> b, …, z -> a
-CIPHER = "kqwxgzmbsyfcjpnrtvehuodlia"  # a permutation drawn once, at random
+CIPHER = "kqwxgzmbsyfcjpnrtvehuodlia"  # a random permutation, drawn once
 
 PRETRAINING = {
     "past": lambda word: word.past,
@@ -75,10 +77,10 @@ PRETRAINING = {
     "next": lambda word: substitute(word.lemma, NEXT),
 }
 DOWNSTREAM = {
-    "gerund": lambda word: word.gerund,  # near: another inflection
-    "pig-latin": lambda word: pig_latin(word.lemma),  # a composition of skills
-    "cipher": lambda word: substitute(word.lemma, CIPHER),  # far: 26 new facts
-    "elicit": lambda word: word.lemma[::-1],  # a new name for a skill already there
+    "gerund": lambda word: word.gerund,  # close to pretraining: one more inflection
+    "pig-latin": lambda word: pig_latin(word.lemma),  # a composition of pretrained skills
+    "cipher": lambda word: substitute(word.lemma, CIPHER),  # far from it: 26 new facts
+    "elicit": lambda word: word.lemma[::-1],  # a pretrained skill, `reverse`, by a new name
 }
 
 TASK_TOKENS = [*PRETRAINING, *DOWNSTREAM, *(f"spare{i}" for i in range(1, 7))]
@@ -88,7 +90,10 @@ PAD, SEP, END = range(3)
 
 
 def encode(task, lemma, target=None):
-    """Token ids of `[task] l e m m a [sep]`, followed by `t a r g e t [end]` if given."""
+    """Returns the token ids of `[task] l e m m a [sep]`, then `t a r g e t [end]` if given.
+
+    Raises ValueError for an unknown task, or a letter that is not one of a–z.
+    """
     if f"[{task}]" not in IDS:
         raise ValueError(unknown("task", task, TASK_TOKENS))
     for letter in lemma + (target or ""):
@@ -99,13 +104,16 @@ def encode(task, lemma, target=None):
 
 
 def decode(ids):
-    """The letters of an answer, up to [end]; other tokens are shown in brackets."""
+    """Returns the text of an answer up to [end]; special tokens stay in brackets."""
     ids = list(ids)
     return "".join(TOKENS[i] for i in (ids[: ids.index(END)] if END in ids else ids))
 
 
 def examples_of(triples):
-    """Examples from (task, lemma, target) triples; only the answer and its [end] are learnt."""
+    """Returns Examples from (task, lemma, target) triples, padded to one length.
+
+    Only the letters of the target and its [end] have labels; all else is IGNORE.
+    """
     sequences = [(encode(*triple), len(triple[1]) + 2) for triple in triples]
     longest = max((len(ids) for ids, _ in sequences), default=0)
     ids = np.full((len(sequences), max(longest - 1, 0)), PAD)
@@ -118,20 +126,20 @@ def examples_of(triples):
 
 @functools.cache
 def words():
-    """All words of the package, sorted by lemma."""
+    """Returns all words of the package, sorted by lemma."""
     with (files("minipeft") / "words" / "words.csv").open(encoding="utf-8") as file:
         return tuple(Word(**row) for row in csv.DictReader(file))
 
 
 def split_of(lemma):
-    """The split of a lemma, by a hash of its letters: 80 % train, 10 % valid, 10 % test."""
-    place = zlib.crc32(lemma.encode()) % 100
-    return next(name for name, places in SPLITS.items() if place in places)
+    """Returns the split of a lemma, by a hash of it: 80 % train, 10 % valid, 10 % test."""
+    percentile = zlib.crc32(lemma.encode()) % 100
+    return next(name for name, percentiles in SPLITS.items() if percentile in percentiles)
 
 
 @functools.cache
 def words_of(split):
-    """The words of a split; an unknown split is a ValueError."""
+    """Returns the words of a split; raises ValueError for an unknown one."""
     if split not in SPLITS:
         raise ValueError(unknown("split", split, SPLITS))
     return tuple(word for word in words() if split_of(word.lemma) == split)
@@ -139,7 +147,10 @@ def words_of(split):
 
 @dataclass(frozen=True)
 class Task:
-    """A task by name: its rule on words, and its examples in each split."""
+    """A task by name: its rule for words, and its examples in each split.
+
+    Raises ValueError for an unknown name.
+    """
 
     name: str
 
@@ -148,13 +159,16 @@ class Task:
             raise ValueError(unknown("task", self.name, [*PRETRAINING, *DOWNSTREAM]))
 
     def pairs(self, split):
-        """(lemma, target) for every word of a split that has the form asked for."""
+        """Returns (lemma, target) for every word of a split that has the form of the task."""
         rule = (PRETRAINING | DOWNSTREAM)[self.name]
-        found = [(word.lemma, rule(word)) for word in words_of(split)]
-        return [(lemma, target) for lemma, target in found if target]
+        pairs = [(word.lemma, rule(word)) for word in words_of(split)]
+        return [(lemma, target) for lemma, target in pairs if target]
 
     def examples(self, split, limit=None):
-        """Examples of a split; with `limit`, of that many lemmas spread over the alphabet."""
+        """Returns the Examples of a split: "train", "valid" or "test".
+
+        With `limit`, so many of them, spread evenly over the alphabet.
+        """
         pairs = self.pairs(split)
         if limit is not None and limit < len(pairs):
             pairs = [pairs[i * len(pairs) // limit] for i in range(limit)]
@@ -162,12 +176,12 @@ class Task:
 
     @property
     def train(self):
-        """All examples to train on."""
+        """The Examples of the training split."""
         return self.examples("train")
 
 
 def mixture():
-    """Examples of all pretraining tasks, the small ones repeated so that all weigh the same."""
+    """Returns Examples of all pretraining tasks, equally many of each: small tasks repeat."""
     tasks = {name: Task(name).pairs("train") for name in PRETRAINING}
     most = max(map(len, tasks.values()))
     triples = []

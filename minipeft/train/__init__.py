@@ -1,1 +1,8 @@
-"""The training loop, its optimiser, data and history."""
+"""Training: batches, their gradients, the training loop and what it records.
+
+data             Examples: token ids with labels, and the batch of each step
+batch_gradient   loss and gradient of a batch, whole or in micro-batches
+data_parallel    micro-batches on several processes
+fit              the training loop, its checkpoint, and evaluation
+history          History of a run, Score of a model
+"""

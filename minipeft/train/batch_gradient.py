@@ -1,8 +1,10 @@
-"""The gradient of a batch: at once, in micro-batches, or in parts side by side.
+"""The loss and the gradient of a batch, which may be split into micro-batches.
 
-    loss = Σ over parts of (Σ over a part's labels of −log p(label)) / labels in the whole batch
+    loss = Σ over micro-batches of (Σ over its labels of −log p(label)) / labels in the batch
 
-A mean of the parts' means would give the labels of a short part more weight than others.
+Every micro-batch divides by the number of labels in the whole batch. So the sum of their losses
+is the loss of the batch, and the sum of their gradients is its gradient. The mean of their mean
+losses would not be: it gives more weight to the labels of a micro-batch that has few.
 """
 
 from functools import partial
@@ -14,72 +16,79 @@ from ..model.layers import RowRNG
 from ..model.validation import check_ids, check_labels
 from ..peft.base import check_rows
 
-CHUNK = 256  # tokens whose logits are held at a time, but at least 32 of each row
+CHUNK = 256  # tokens whose logits are in memory at a time, but at least 32 of each row
 
 
-def batch_gradient(model, ids, labels, parts=1, seed=None, map_parts=None):
-    """Add the gradient of a batch's mean loss to the parameters; return the loss in nats.
+def batch_gradient(model, ids, labels, micro_batches=1, seed=None, map_micro_batches=None):
+    """Add the gradient of a batch's mean loss to the parameters. Returns the loss in nats.
 
-    ids and labels are (B, T), labels as in `Transformer.loss`. The loss comes back as an array
-    without axes, so that the host need not wait for the device. If a part fails, no gradient is
-    added. `parts` is the number of micro-batches, `seed` a tuple of whole numbers from which
-    dropout is drawn (None: no dropout), and `map_parts` gives `part_gradient` of each of a list
-    of parts, in order (default: one after the other; see `data_parallel` for processes).
+    ids and labels are (B, T), as in `Transformer.loss`. seed: a tuple of whole numbers from
+    which dropout masks are drawn; None: no dropout. map_micro_batches: a function that computes
+    `micro_batch_gradient` of each item of a list, in order; by default one after the other, and
+    see `data_parallel` for several processes.
+
+    The loss is an array without axes, so that the host need not wait for the device. If a
+    micro-batch fails, no gradient is added. Raises ValueError for bad ids or labels, and for
+    more than one micro-batch if adapters were chosen for the rows of the batch.
     """
-    check_rows(model, parts)
+    check_rows(model, micro_batches)
     ids = check_ids(ids, model.config.vocab)
     labels = check_labels(labels, ids.shape, model.config.vocab)
     count = int((labels != IGNORE).sum())
-    split = np.array_split(np.arange(len(ids)), min(parts, len(ids)))
-    labelled = [rows for rows in split if (labels[rows] != IGNORE).any()]
-    map_parts = map_parts or partial(map, partial(part_gradient, model))
+    rows_of = np.array_split(np.arange(len(ids)), min(micro_batches, len(ids)))
+    rows_of = [rows for rows in rows_of if (labels[rows] != IGNORE).any()]
+    batches = [(ids[rows], labels[rows], rows, count, seed) for rows in rows_of]
+    compute = map_micro_batches or partial(map, partial(micro_batch_gradient, model))
     total, sums = 0.0, {}
-    micro_batches = [(ids[rows], labels[rows], rows, count, seed) for rows in labelled]
-    for loss, found in map_parts(micro_batches):
+    for loss, leaf_gradients in compute(batches):
         total = total + loss
-        add_up(found, sums)
+        accumulate(leaf_gradients, sums)
     add_to_leaves(sums)
     return total
 
 
-def part_gradient(model, part):
-    """(loss, {leaf: gradient}) of a part (ids, labels, rows, labels in all, seed)."""
-    ids, labels, rows, count, seed = part
+def micro_batch_gradient(model, micro_batch):
+    """Returns (loss, {leaf: gradient}) of (ids, labels, rows, labels in the batch, seed).
+
+    rows are the places of its rows in the whole batch: each draws dropout masks of its own.
+    """
+    ids, labels, rows, count, seed = micro_batch
     with model.training(None if seed is None else RowRNG(seed, rows)):
         loss = chunked_loss(model, ids, labels, count)
     return loss.data, gradients(loss)
 
 
-def add_up(found, sums):
-    """Add gradients to their sums, and hold on to none of them while the next part is read."""
-    while found:
-        leaf, g = found.popitem()
+def accumulate(leaf_gradients, sums):
+    """Add {leaf: gradient} to {leaf: sum}, and empty the former to free its memory."""
+    while leaf_gradients:
+        leaf, g = leaf_gradients.popitem()
         sums[leaf] = sums[leaf] + g if leaf in sums else g
 
 
 def chunked_loss(model, ids, labels, count=None):
-    """`Transformer.loss` in less memory: the head sees a few tokens at a time.
+    """Returns `Transformer.loss` as a Tensor, without the array of all logits (B, T, V).
 
-    The logits (B, T, V) are the largest array of a step. Here they exist for one chunk of
-    tokens at a time, whose gradients are computed at once, as if the loss's own were 1, and
-    multiplied by it in backward. Of a chunk only they are kept: one of the head's input
-    (B, T, D), and one of each parameter that trains. `count` divides the sum of the losses
-    (default: the number of labels that are not IGNORE).
+    That array is the largest of a training step. Here the logits of one chunk of tokens at a
+    time are computed, and at once the gradients through them, as if the gradient of the loss
+    were 1; backward multiplies them by what it is. So the tape saves only these gradients: one
+    of the head's input (B, T, D), and one of each trainable parameter of the head.
+    The sum of all losses is divided by `count`, by default the number of labels not IGNORE.
     """
     labels = check_labels(labels, np.shape(ids), model.config.vocab)
     count = int((labels != IGNORE).sum()) if count is None else count
-    x, _ = model.hidden(ids)
+    x, _ = model.hidden_states(ids)
     B, T = labels.shape
     step = max(32, CHUNK // B)
-    total, dx, others = None, None, {}
+    total, dx, head_gradients = None, None, {}
     for chunk in (np.s_[:, t : t + step] for t in range(0, T, step)):
         part = Tensor(x.data[chunk], requires_grad=needs_gradient(x))
         loss = cross_entropy(model.lm_head(part), labels[chunk], count)
         total = loss.data if total is None else total + loss.data
-        found = gradients(loss) if loss.requires_grad else {}
-        if part.node in found:
+        leaf_gradients = gradients(loss) if loss.requires_grad else {}
+        if part.node in leaf_gradients:
             dx = xp.empty_like(x.data) if dx is None else dx
-            dx[chunk] = found.pop(part.node)
-        add_up(found, others)
-    edges = [(x, dx), *((Tensor(None, node=leaf), dw) for leaf, dw in others.items())]
+            dx[chunk] = leaf_gradients.pop(part.node)
+        accumulate(leaf_gradients, head_gradients)
+    edges = [(x, dx)]
+    edges += [(Tensor(None, node=leaf), dw) for leaf, dw in head_gradients.items()]
     return record(total, *((operand, lambda g, d=d: g * d) for operand, d in edges))

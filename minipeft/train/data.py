@@ -1,4 +1,4 @@
-"""Examples to learn from: token ids and labels, and the batch of each step."""
+"""Training examples: token ids with labels, and the batch of each training step."""
 
 import functools
 
@@ -7,9 +7,10 @@ from ..engine.functional import IGNORE
 
 
 class Examples:
-    """Sequences to learn from: ids and labels (N, T), labels IGNORE where nothing is asked.
+    """Sequences to learn from: integer arrays ids and labels, both (N, T).
 
-    labels[n, t] is the token that should follow ids[n, : t + 1].
+    labels[n, t] is the token that should follow ids[n, : t + 1], or IGNORE where nothing is
+    learnt: in the prompt and in the padding. Raises ValueError for arrays of other shapes.
     """
 
     def __init__(self, ids, labels):
@@ -24,16 +25,17 @@ class Examples:
         return len(self.ids)
 
     def take(self, rows):
-        """(ids, labels) of some rows, without columns that are padding in all of them."""
+        """Returns (ids, labels) of some rows, cut after the last label of any of them."""
         labels = self.labels[rows]
         used = (labels != IGNORE).any(axis=0)
         end = len(used) - used[::-1].argmax() if used.any() else len(used)
         return self.ids[rows, :end], labels[:, :end]
 
     def batch(self, step, size, seed):
-        """The batch of a step: each epoch is a random order of all rows, from (seed, epoch).
+        """Returns (ids, labels), `size` rows, of the batch at a step, counted from 0.
 
-        A pure function of its arguments, so that a run can resume anywhere.
+        Each epoch takes all rows in a random order, drawn from (seed, epoch). The batch depends
+        on the arguments alone, so a run can be resumed at any step.
         """
         first = step * size
         epochs = range(first // len(self), (first + size - 1) // len(self) + 1)
@@ -44,5 +46,5 @@ class Examples:
 
 @functools.lru_cache(maxsize=4)
 def shuffled(n, seed, epoch):
-    """The order of n rows in an epoch."""
+    """Returns the order in which an epoch takes n rows, a permutation of 0 … n − 1."""
     return np.random.default_rng([seed, epoch]).permutation(n)

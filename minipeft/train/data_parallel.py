@@ -1,13 +1,13 @@
-"""Processes that read the parts of a batch side by side: data parallelism in a page.
+"""Data parallelism: the micro-batches of a batch on several processes that share the weights.
 
-    this process   part 0 ──────── its gradients ──────┬── their sum, one update of the weights
-    a worker       part 1 ── its gradients, in shared ─┘   (shared: the worker sees it at once)
-                             memory
+    this process   micro-batch 0 ── gradients ───────────┬── sum, one update of the weights
+    a worker       micro-batch 1 ── gradients in shared ─┘   (the weights are in shared memory,
+                                    memory                    so the worker sees the update)
 
-NumPy computes elementwise on one core. Two threads would use two, but each op of either has to
-take Python's lock in turn. A process has a lock of its own. It starts as a copy of this one
-(`fork`), so the model need not be sent; then a part goes to it as bytes, and its answer is the
-loss: no pickle either way.
+NumPy uses one core for elementwise operations. Threads could use more, but each of their
+operations has to wait for Python's global interpreter lock; a process has a lock of its own.
+A worker starts as a copy of this process (`fork`), so the model need not be sent to it. Then a
+micro-batch is sent as bytes, and the loss comes back as JSON: no pickle.
 """
 
 import contextlib
@@ -26,188 +26,197 @@ from threadpoolctl import threadpool_limits
 
 from ..engine.backend import np, xp
 
-KNOWN = {kind.__name__: kind for kind in (ValueError, TypeError, IndexError, MemoryError)}
-FORKS = sys.platform == "linux" and xp is np  # elsewhere BLAS or a GPU may not survive it
-ONE_BLAS_THREAD = threading.RLock()  # BLAS's threads are counted for the whole process
+ERRORS = {kind.__name__: kind for kind in (ValueError, TypeError, IndexError, MemoryError)}
+CAN_FORK = sys.platform == "linux" and xp is np  # elsewhere BLAS or the GPU may not survive it
+ONE_BLAS_THREAD = threading.RLock()  # held while BLAS, of the whole process, has one thread
 
 
 @contextlib.contextmanager
-def side_by_side(read, trained, workers):
-    """A `map` of parts by `read`, on so many processes with one BLAS thread each.
+def parallel_map(f, parameters, workers):
+    """Yields a `map` of f over micro-batches that runs on as many processes as `workers`.
 
-    `read` gives (loss, {leaf: gradient}) of a part; `trained` are the parameters that change
-    meanwhile, and only in place. Results come in the order of the parts; what `read` raises, on
-    whichever process, is raised here. Where a process cannot be copied, on macOS, Windows or a
-    GPU, or in a process that may have no children, threads do the same.
-    Of threads that come here, the second waits until the first is done.
+    f(micro_batch) returns (loss, {leaf: gradient}). `parameters` are those that are updated
+    inside the block, and only in place. Results come in the order of the micro-batches. An
+    error that f raises on any process is raised here.
+
+    Each process has one BLAS thread. Where this process cannot be copied (on macOS, Windows or
+    a GPU, or as a daemon, which may have no children) threads take the place of processes.
+    Two threads that call this take turns.
     """
     if workers == 1:
-        yield partial(map, read)
+        yield partial(map, f)
         return
-    crew = processes if FORKS and not current_process().daemon else threads
-    with ONE_BLAS_THREAD, threadpool_limits(1, "blas"), crew(read, trained, workers) as each:
-        yield each
+    kind = process_map if CAN_FORK and not current_process().daemon else thread_map
+    with ONE_BLAS_THREAD, threadpool_limits(1, "blas"), kind(f, parameters, workers) as map_f:
+        yield map_f
 
 
 @contextlib.contextmanager
-def threads(read, trained, workers):
-    """A `map` by `read` on threads."""
+def thread_map(f, parameters, workers):
+    """Yields a `map` of f on as many threads as `workers`."""
     with ThreadPoolExecutor(workers) as pool:
 
-        def each(parts):
-            contexts = [copy_context() for _ in parts]  # the dtype, and whether to record
-            return pool.map(lambda context, part: context.run(read, part), contexts, parts)
+        def map_f(micro_batches):
+            contexts = [copy_context() for _ in micro_batches]  # dtype, no_grad, …
+            return pool.map(lambda context, x: context.run(f, x), contexts, micro_batches)
 
-        yield each
+        yield map_f
 
 
 @contextlib.contextmanager
-def processes(read, trained, workers):
-    """A `map` by `read` on this process and workers - 1 others.
+def process_map(f, parameters, workers):
+    """Yields a `map` of f on this process and workers − 1 others.
 
-    Meanwhile the parameters are in shared memory; afterwards they are back in their own.
+    Inside the block the parameters are in shared memory; afterwards the updated values are in
+    their original arrays.
     """
-    own, crew = [p.data for p in trained], []
+    originals, others = [p.data for p in parameters], []
     try:
-        for p in trained:
-            p.data = shared(p.data)
+        for p in parameters:
+            p.data = to_shared_memory(p.data)
         for _ in range(1, workers):
-            crew.append(Worker(read, trained))
-        yield partial(read_in_turns, read, crew)
+            others.append(Worker(f, parameters))
+        yield partial(map_on_processes, f, others)
     finally:
-        for p, a in zip(trained, own, strict=True):
-            if p.data is not a:
-                a[...] = p.data
-                p.data = a
-        for worker in crew:
+        for p, original in zip(parameters, originals, strict=True):
+            if p.data is not original:
+                original[...] = p.data
+                p.data = original
+        for worker in others:
             worker.process.kill()
-        for worker in crew:
-            worker.end()
+        for worker in others:
+            worker.close()
 
 
-def read_in_turns(read, crew, parts):
-    """The results of parts in their order: of each few, the first by this process."""
-    seen, few = set(), 1 + len(crew)
-    for start in range(0, len(parts), few):
-        mine, *others = parts[start : start + few]
-        busy = crew[: len(others)]
-        for worker, part in zip(busy, others, strict=True):
-            worker.send(part)
+def map_on_processes(f, workers, micro_batches):
+    """Yields f of each micro-batch, in order: in rounds of one here and one on every worker."""
+    seen, processes = set(), 1 + len(workers)
+    for start in range(0, len(micro_batches), processes):
+        mine, *others = micro_batches[start : start + processes]
+        busy = workers[: len(others)]
+        for worker, micro_batch in zip(busy, others, strict=True):
+            worker.send(micro_batch)
         try:
-            loss, found = read(mine)
-        finally:  # whatever happens, no answer is left for the next part that is sent
-            answers = [worker.receive() for worker in busy]
-        seen.update(found)
-        yield loss, found
-        for worker, answer in zip(busy, answers, strict=True):
-            loss, found = worker.result(answer)
-            # a sum that begins with a worker's gradient must outlive the worker's next part
-            found = {node: g if node in seen else g.copy() for node, g in found.items()}
-            seen.update(found)
-            yield loss, found
+            loss, leaf_gradients = f(mine)
+        finally:  # also after an error, so that no reply is left for the next round
+            replies = [worker.receive() for worker in busy]
+        seen.update(leaf_gradients)
+        yield loss, leaf_gradients
+        for worker, reply in zip(busy, replies, strict=True):
+            loss, leaf_gradients = worker.result(reply)
+            # a sum may begin with this array, which the worker will overwrite: then copy it
+            leaf_gradients = {
+                n: g if n in seen else g.copy() for n, g in leaf_gradients.items()
+            }
+            seen.update(leaf_gradients)
+            yield loss, leaf_gradients
 
 
-def shared(a):
-    """The same numbers in memory that a copy of this process shares."""
-    room = np.frombuffer(mmap.mmap(-1, max(1, a.nbytes)), a.dtype, a.size).reshape(a.shape)
-    room[...] = a
-    return room
+def to_shared_memory(a):
+    """Returns a copy of an array in memory that this process shares with its later forks."""
+    buffer = mmap.mmap(-1, max(1, a.nbytes))
+    copy = np.frombuffer(buffer, a.dtype, a.size).reshape(a.shape)
+    copy[...] = a
+    return copy
 
 
 class Worker:
-    """Another process, which reads one part at a time.
+    """Another process, which computes f of one micro-batch at a time.
 
-    It has copies of this process's nodes and shares the memory of the gradients, both in the
-    order of `trained`; so an answer need only say which of them a part has reached.
+    It writes gradients into arrays in shared memory, one per parameter. Both processes have
+    these arrays, and the nodes of the parameters, in the same order. So a reply need only say
+    which parameters got a gradient.
     """
 
-    def __init__(self, read, trained):
-        self.nodes = [p.node for p in trained]
-        self.gradients = [shared(np.zeros_like(p.data)) for p in trained]
+    def __init__(self, f, parameters):
+        self.nodes = [p.node for p in parameters]
+        self.gradients = [to_shared_memory(np.zeros_like(p.data)) for p in parameters]
         fork = get_context("fork")
-        self.pipe, its_end = fork.Pipe()
-        given = read, self.nodes, self.gradients, self.pipe, its_end
-        self.process = fork.Process(target=serve, args=given, daemon=True)
-        with warnings.catch_warnings():  # of other threads: a worker needs none of them
+        self.pipe, worker_pipe = fork.Pipe()
+        args = f, self.nodes, self.gradients, self.pipe, worker_pipe
+        self.process = fork.Process(target=worker_loop, args=args, daemon=True)
+        with warnings.catch_warnings():  # that other threads are not copied: none is needed
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
-        its_end.close()
+        worker_pipe.close()
 
-    def send(self, part):
-        """Let it begin with a part: arrays of whole numbers, or JSON values."""
-        with contextlib.suppress(BrokenPipeError):  # if it has ended, `receive` says so
-            send_part(self.pipe, part)
+    def send(self, micro_batch):
+        """Send it a micro-batch, a tuple of arrays of whole numbers and JSON values."""
+        with contextlib.suppress(BrokenPipeError):  # if it has ended, `receive` returns None
+            send_micro_batch(self.pipe, micro_batch)
 
     def receive(self):
-        """Its answer to the part that was sent; None if it has ended."""
+        """Returns its reply to the micro-batch, or None if the process has ended."""
         try:
             return json.loads(self.pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
             return None
 
-    def result(self, answer):
-        """(loss, {leaf: gradient}) by an answer, or raise what reading the part raised.
+    def result(self, reply):
+        """Returns the (loss, {leaf: gradient}) of a reply, or raises the error that f raised.
 
-        The gradients are good until the worker is sent another part.
+        The gradients are overwritten when the worker gets another micro-batch. Raises
+        RuntimeError if the process has ended.
         """
-        if answer is None:
+        if reply is None:
             self.process.join()
             text = f"a worker ended with exit code {self.process.exitcode}"
             raise RuntimeError(f"{text}; if memory ran out, use fewer workers")
-        if "error" in answer:
-            kind, text = answer["error"]
-            raise KNOWN.get(kind, RuntimeError)(text)
-        found = zip(self.nodes, self.gradients, answer["has"], strict=True)
-        loss = np.asarray(answer["loss"], answer["dtype"])
-        return loss, {node: g for node, g, has in found if has}
+        if "error" in reply:
+            kind, text = reply["error"]
+            raise ERRORS.get(kind, RuntimeError)(text)
+        loss = np.asarray(reply["loss"], reply["dtype"])
+        leaves = zip(self.nodes, self.gradients, reply["has_gradient"], strict=True)
+        return loss, {node: g for node, g, has_gradient in leaves if has_gradient}
 
-    def end(self):
-        """Close the pipe to it and wait until it is gone."""
+    def close(self):
+        """Close the pipe to the process and wait until it has ended."""
         self.pipe.close()
         self.process.join()
 
 
-def serve(read, nodes, gradients, other_end, pipe):
-    """What a worker does until the pipe is closed: read a part, leave its gradients, answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to handle
-    other_end.close()  # or else the pipe would never be closed, by the end of the first process
+def worker_loop(f, nodes, gradients, parent_pipe, pipe):
+    """Reply to each micro-batch that comes through the pipe, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles Ctrl-C
+    parent_pipe.close()  # this copy would keep the pipe open when the first process ends
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            answer = answer_to(receive_part(pipe), read, nodes, gradients)
-            pipe.send_bytes(json.dumps(answer).encode())
+            reply = reply_to(receive_micro_batch(pipe), f, nodes, gradients)
+            pipe.send_bytes(json.dumps(reply).encode())
 
 
-def answer_to(part, read, nodes, gradients):
-    """What to say of a part, as JSON values, having left its gradients in their places."""
+def reply_to(micro_batch, f, nodes, gradients):
+    """Write the gradients of a micro-batch into shared memory. Returns the reply, for JSON."""
     try:
-        loss, found = read(part)
-        for node, room in zip(nodes, gradients, strict=True):
-            if node in found:
-                room[...] = found[node]
-        has = [node in found for node in nodes]
-        return {"loss": float(loss), "dtype": loss.dtype.name, "has": has}
+        loss, leaf_gradients = f(micro_batch)
+        for node, shared in zip(nodes, gradients, strict=True):
+            if node in leaf_gradients:
+                shared[...] = leaf_gradients[node]
+        has_gradient = [node in leaf_gradients for node in nodes]
+        return {"loss": float(loss), "dtype": loss.dtype.name, "has_gradient": has_gradient}
     except Exception as error:
         return {"error": [type(error).__name__, str(error)]}
 
 
-def send_part(pipe, part):
+def send_micro_batch(pipe, micro_batch):
     """Send a tuple of arrays of whole numbers and of JSON values.
 
-    First, as JSON, the shape of each array and the other values; then the arrays' bytes.
+    First, as JSON, which of them are arrays, the shapes of those, and the other values; then
+    the bytes of each array.
     """
-    is_array = [isinstance(x, np.ndarray) for x in part]
-    told = [x.shape if a else x for a, x in zip(is_array, part, strict=True)]
-    pipe.send_bytes(json.dumps([is_array, told]).encode())
-    for x in part:
+    is_array = [isinstance(x, np.ndarray) for x in micro_batch]
+    values = [x.shape if a else x for a, x in zip(is_array, micro_batch, strict=True)]
+    pipe.send_bytes(json.dumps([is_array, values]).encode())
+    for x in micro_batch:
         if isinstance(x, np.ndarray):
             pipe.send_bytes(np.asarray(x, np.int64).tobytes())
 
 
-def receive_part(pipe):
-    """The tuple that `send_part` sent."""
-    is_array, told = json.loads(pipe.recv_bytes())
+def receive_micro_batch(pipe):
+    """Returns the tuple that `send_micro_batch` sent."""
+    is_array, values = json.loads(pipe.recv_bytes())
 
-    def value(array, x):
+    def restored(array, x):
         return np.frombuffer(pipe.recv_bytes(), np.int64).reshape(x) if array else x
 
-    return tuple(value(a, x) for a, x in zip(is_array, told, strict=True))
+    return tuple(restored(a, x) for a, x in zip(is_array, values, strict=True))

@@ -1,9 +1,9 @@
-"""The training loop, and the evaluation of what it has learnt.
+"""The training loop, with checkpoints to resume from, and the evaluation of a model.
 
-`fit` trains whatever requires a gradient: a bare base, or the adapters in use.
-Everything random at step t is drawn from (seed, t), so a run is a function of its arguments:
-the same seed gives the same bits, and a run resumed from its checkpoint ends where the
-uninterrupted one does.
+`fit` trains all trainable parameters: those of a bare base, or of the adapters in use.
+What is random at step t, the batch and the dropout masks, is drawn from (seed, t). So the same
+arguments give the same bits, and a run that was interrupted and resumed from its checkpoint
+ends with the same bits as an uninterrupted one.
 """
 
 import contextlib
@@ -18,33 +18,44 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engine.backend import np, numbers, to_numpy, xp
+from ..engine.backend import np, to_list, to_numpy, xp
 from ..engine.functional import IGNORE, cross_entropy
 from ..engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from ..engine.tensor import no_grad
 from ..errors import check_known, check_whole
-from ..io.files import blaming, check_places, checksum, json_object, read_arrays, write_arrays
+from ..io.files import (
+    check_writable,
+    checksum,
+    error_context,
+    json_object,
+    read_arrays,
+    write_arrays,
+)
 from ..model.gradient_checkpointing import recomputing
 from ..model.validation import check_labels
 from ..options import Options, option
 from ..peft.base import adapters, base_parameters, in_use
-from .batch_gradient import batch_gradient, part_gradient
-from .data_parallel import side_by_side
+from .batch_gradient import batch_gradient, micro_batch_gradient
+from .data_parallel import parallel_map
 from .history import History, Score
 
 
 def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         checkpoint=None, save_every=100, until=None, label="fit", **options):  # fmt: skip
-    """Train on `data` (Examples or a Task) by AdamW, warm-up and cosine. Returns a History.
+    """Train the model on `data`, Examples or a Task, with AdamW. Returns a History.
 
-    options: other fields of Settings, such as seed or warmup; to fit into memory, accumulate or
-    recompute, and for a second core workers.  label: None for no progress bar.
-    checkpoint: a file from which the run goes on if it exists, written every `save_every` steps
-    and at the end.  until: stop after this step, to go on later from the checkpoint.
+    The learning rate rises to `lr` in a warm-up, then falls as half a cosine to zero.
+    options: other fields of `Settings`, such as seed and warmup; accumulate and recompute need
+    less memory, workers uses more cores.
+    checkpoint: a file, written every `save_every` steps and at the end. If it exists, the run
+    is resumed from it. until: stop after this step, to be resumed later.
+    label: the name on the progress bar; None shows no bar.
 
-    Ctrl-C ends after the step at hand, with what was learnt; a second one at once, perhaps in
-    the middle of an update. A loss or gradient that is not finite raises FloatingPointError
-    with the step; the last weights of finite loss are kept.
+    Ctrl-C ends the run after the current step and keeps what was learnt; a second Ctrl-C stops
+    at once, perhaps in the middle of an update.
+    Raises FloatingPointError, with the step, if the loss or a gradient is not finite; the model
+    then has the weights that last gave a finite loss. Raises ValueError if nothing is trainable
+    or the checkpoint is of another run, and TypeError for data of another kind.
     """
     check_known("option of fit", options, Settings.__dataclass_fields__)
     check_whole(1, save_every=save_every)
@@ -55,10 +66,10 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     last = steps if until is None else min(until, steps)
     silent = label is None or None  # None: shown on a terminal only
     bar = tqdm(desc=label, initial=run.done, total=steps, disable=silent, leave=False)
-    heard = np.errstate(over="ignore", invalid="ignore")  # by `give_up`, in better words
-    with bar, heard, first_ctrl_c() as stop, run.reading() as map_parts:
+    no_warnings = np.errstate(over="ignore", invalid="ignore")  # `raise_not_finite` says more
+    with bar, no_warnings, first_ctrl_c() as stop, run.workers() as map_micro_batches:
         while run.done < last and not stop.is_set():
-            run.step(map_parts)
+            run.step(map_micro_batches)
             bar.update()
             bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", refresh=False)
             if checkpoint is not None and run.done % save_every == 0:
@@ -72,112 +83,124 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
 
 @contextlib.contextmanager
 def first_ctrl_c():
-    """Inside the block the first Ctrl-C sets the event that is given; a second interrupts."""
+    """Inside the block the first Ctrl-C only sets the Event that is yielded.
+
+    A second one raises KeyboardInterrupt, as everywhere else.
+    """
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield pressed  # signals reach the main thread only
+        yield pressed  # as signals reach the main thread only
         return
 
-    def note(*_):
+    def on_first(*_):
         pressed.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, usual_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    usual_handler = signal.signal(signal.SIGINT, on_first)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, usual_handler)
 
 
 @dataclass(frozen=True)
 class Settings(Options):
-    """How to train."""
+    """The settings of a training run."""
 
     steps: int = option(at_least=1)
     batch_size: int = option(at_least=1)
-    lr: float = option(above=0)  # the highest learning rate, reached after warm-up
+    lr: float = option(above=0)  # the highest learning rate, reached after the warm-up
     warmup: int = option(20, at_least=0)  # steps
-    clip: float | None = option(1.0, above=0)  # the largest norm of a gradient; None: no limit
-    betas: tuple[float, float] = option((0.9, 0.999), at_least=0, below=1)
+    clip: float | None = option(1.0, above=0)  # largest norm of the gradients; None: any
+    betas: tuple[float, float] = option((0.9, 0.999), at_least=0, below=1)  # AdamW's
     weight_decay: float = option(0.01, at_least=0)
-    accumulate: int = option(1, at_least=1)  # micro-batches: the same gradient in less memory
+    accumulate: int = option(1, at_least=1)  # micro-batches per worker, to need less memory
     workers: int = option(1, at_least=1)  # processes that share a batch: see `data_parallel`
-    recompute: bool = False  # gradient checkpointing
+    recompute: bool = False  # gradient checkpointing, to need less memory
     seed: int = option(0, at_least=0)
 
     @classmethod
-    def describe(cls):
+    def field_label(cls):
         return "option of fit"
 
 
 class Run:
-    """A run under way: what trains, its optimiser, its history, and the last good weights."""
+    """The state of a training run: trainable parameters, optimisers, history, and a backup.
+
+    The backup, `last_good`, holds the weights that last gave a finite loss.
+    """
 
     def __init__(self, model, data, settings):
         if not hasattr(data, "batch"):
             raise TypeError(f"fit learns from Examples or a Task, got {data!r}")
         self.model, self.data, self.settings = model, data, settings
-        self.named = {path: p for path, p in model.named_parameters() if p.requires_grad}
-        if not self.named:
+        self.trainable = {path: p for path, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
             raise ValueError("nothing trains in this model; attach a method, or `use` one")
-        self.parameters = list(self.named.values())
+        self.parameters = list(self.trainable.values())
         self.adapters = [adapters(model)[name] for name in in_use(model)]
-        self.good = {path: p.data.copy() for path, p in self.named.items()}
+        self.last_good = {path: p.data.copy() for path, p in self.trainable.items()}
         self.optimizers = make_optimizers(model, settings.betas, settings.weight_decay)
         self.history = History()
         model.zero_grad()
 
     def paths(self, optimizer):
-        """The path in the model of each parameter of an optimiser."""
-        path = {id(p): path for path, p in self.named.items()}
+        """Returns the path in the model of each parameter of an optimiser."""
+        path = {id(p): path for path, p in self.trainable.items()}
         return [path[id(p)] for p in optimizer.parameters]
 
     @property
     def done(self):
-        """How many steps have been taken."""
+        """How many steps have been done."""
         return self.optimizers[0].steps
 
     @contextlib.contextmanager
-    def reading(self):
-        """Inside the block, what reads the parts of a batch as the settings ask."""
-        less = recomputing(self.model) if self.settings.recompute else contextlib.nullcontext()
-        read = partial(part_gradient, self.model)
-        with less, side_by_side(read, self.parameters, self.settings.workers) as map_parts:
-            yield map_parts
+    def workers(self):
+        """Yields a `map` of `micro_batch_gradient` that uses the workers of the settings.
 
-    def step(self, map_parts=None):
-        """One batch forward and backward, one update, one line in the history.
-
-        No gradient is left, whatever happens.
+        Inside the block, blocks of the model are recomputed if the settings say so.
         """
-        began, s = time.perf_counter(), self.settings
+        s, f = self.settings, partial(micro_batch_gradient, self.model)
+        checkpointing = recomputing(self.model) if s.recompute else contextlib.nullcontext()
+        with checkpointing, parallel_map(f, self.parameters, s.workers) as map_micro_batches:
+            yield map_micro_batches
+
+    def step(self, map_micro_batches=None):
+        """Do one step: a batch forward and backward, one update, one record in the history.
+
+        Every gradient is None afterwards, also if the step raises an error.
+        """
+        start, s = time.perf_counter(), self.settings
         ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
-        parts, seed = s.accumulate * s.workers, (s.seed, 1, self.done)
+        split, seed = s.accumulate * s.workers, (s.seed, 1, self.done)
         try:
-            loss = batch_gradient(self.model, ids, labels, parts, seed, map_parts)
+            loss = batch_gradient(self.model, ids, labels, split, seed, map_micro_batches)
             for adapter in self.adapters:
                 adapter.method.before_step(adapter, self.done + 1, s.steps)
-            loss, norm = numbers([loss, grad_norm(self.parameters)])
+            loss, norm = to_list([loss, grad_norm(self.parameters)])
             if not math.isfinite(loss + norm):
-                self.give_up(loss, norm)
+                self.raise_not_finite(loss, norm)
             lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
             scale = clip_scale(norm, s.clip)
             for optimizer in self.optimizers:
-                before = [self.good[path] for path in self.paths(optimizer)]
-                optimizer.step(lr, scale, before)
+                backup = [self.last_good[path] for path in self.paths(optimizer)]
+                optimizer.step(lr, scale, backup)
             for adapter in self.adapters:
                 ranks = adapter.method.after_step(adapter, self.done, s.steps, scale)
-                self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
+                self.history.add_ranks(ranks, adapter.name if len(self.adapters) > 1 else "")
         finally:
             for p in self.parameters:
                 p.grad = None
-        self.history.add(loss, lr, norm, time.perf_counter() - began)
+        self.history.add(loss, lr, norm, time.perf_counter() - start)
 
-    def give_up(self, loss, norm):
-        """Go back to the weights that last gave a finite loss; raise with the step."""
+    def raise_not_finite(self, loss, norm):
+        """Raises FloatingPointError with the step.
+
+        If the loss is not finite, the model gets the weights that last gave a finite one.
+        """
         if not math.isfinite(loss):
-            for path, p in self.named.items():
-                p.data[...] = self.good[path]
+            for path, p in self.trainable.items():
+                p.data[...] = self.last_good[path]
         raise FloatingPointError(
             f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; "
             "the weights are those that last gave a finite loss. "
@@ -185,28 +208,31 @@ class Run:
         )
 
     def save(self, path):
-        """Write weights, moments, settings and history to one file, whole or not at all."""
-        arrays = self.state()
-        about = {"settings": self.setup(), "steps": self.done, "history": asdict(self.history)}
-        write_arrays(path, arrays, {"run": json.dumps(about)})
+        """Write weights, moments, settings and history to one file, atomically."""
+        run = {"settings": self.identity(), "steps": self.done, "history": asdict(self.history)}
+        write_arrays(path, self.state(), {"run": json.dumps(run)})
 
     def resume(self, path):
-        """Go on from a file that `save` wrote, if it exists; ValueError if of another run."""
-        check_places(path)
+        """Restore the checkpoint in a file, if it exists.
+
+        Raises ValueError, and changes nothing, if it is damaged or of a run with other
+        settings, data or base. Raises OSError if the file could not be written later.
+        """
+        check_writable(path)
         if not Path(path).exists():
             return
         state = self.state()
         arrays, metadata = read_arrays(path, like=state)
-        about = json_object(metadata.get("run", "{}"), path)
-        with blaming(path):
-            given = dict(about["settings"])
-            steps, history = about["steps"], History(**about["history"] | {"stopped": ""})
+        run = json_object(metadata.get("run", "{}"), path)
+        with error_context(path):
+            identity = dict(run["settings"])
+            steps, history = run["steps"], History(**run["history"] | {"stopped": ""})
             if type(steps) is not int or not 0 <= steps == len(history.loss):
                 raise ValueError(f"it holds {steps!r} steps and {len(history.loss)} losses")
-        for key, wanted in self.setup().items():
-            if (found := given.get(key)) != wanted:
+        for key, ours in self.identity().items():
+            if (theirs := identity.get(key)) != ours:
                 raise ValueError(
-                    f"{path} holds a run with {key} = {found!r}, this one has {wanted!r}; "
+                    f"{path} holds a run with {key} = {theirs!r}, this one has {ours!r}; "
                     "use the same settings, or another file"
                 )
         for name, a in state.items():
@@ -216,13 +242,13 @@ class Run:
         self.history = history
 
     def state(self):
-        """The arrays that a run is made of, {name: array}.
+        """Returns the arrays of a checkpoint, {name: array}, the run's own and not copies.
 
-        These are the weights, the last good ones, the optimisers' moments, and what a method
-        keeps beside its parameters.
+        They are the weights, their backup, the moments of the optimisers, and the state that a
+        method has beside its parameters.
         """
-        arrays = {f"weights/{path}": p.data for path, p in self.named.items()}
-        arrays |= {f"good/{path}": array for path, array in self.good.items()}
+        arrays = {f"weights/{path}": p.data for path, p in self.trainable.items()}
+        arrays |= {f"good/{path}": array for path, array in self.last_good.items()}
         for optimizer in self.optimizers:
             paths = self.paths(optimizer)
             for kind, values in optimizer.state.items():
@@ -233,8 +259,11 @@ class Run:
                     arrays[f"{adapter.name}/{path}/{key}"] = array
         return arrays
 
-    def setup(self):
-        """The settings as JSON values, the number of examples, and a checksum of the base."""
+    def identity(self):
+        """Returns what must be equal for a checkpoint to be resumed, as JSON values.
+
+        It is the settings, the number of examples, and a checksum of the frozen base.
+        """
         frozen = {
             f"{path}{end}": to_numpy(array)
             for path, p in base_parameters(self.model)
@@ -245,38 +274,43 @@ class Run:
 
 
 def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
-    """The optimiser of each adapter in use, by its method; AdamW for all else that trains."""
-    how = {"betas": betas, "weight_decay": weight_decay}
+    """Returns one optimiser per adapter in use, and one for all other trainable parameters.
+
+    They are AdamW, unless the method of an adapter brings its own.
+    """
+    options = {"betas": betas, "weight_decay": weight_decay}
     rest = {id(p): p for p in model.parameters() if p.requires_grad}
-    made = []
+    optimizers = []
     for name in in_use(model):
         adapter = adapters(model)[name]
-        trained = {id(p) for p in adapter.parameters()}
-        mine = [rest.pop(key) for key in list(rest) if key in trained]
-        made.append(adapter.method.make_optimizer(mine, **how) or AdamW(mine, **how))
-    return [*made, AdamW(rest.values(), **how)] if rest else made
+        ids = {id(p) for p in adapter.parameters()}
+        parameters = [rest.pop(key) for key in list(rest) if key in ids]
+        special = adapter.method.make_optimizer(parameters, **options)
+        optimizers.append(special or AdamW(parameters, **options))
+    return [*optimizers, AdamW(rest.values(), **options)] if rest else optimizers
 
 
 def evaluate(model, examples, batch_size=256):
-    """The Score of a model on Examples.
+    """Returns the Score of a model on Examples: mean loss in nats, and share of exact answers.
 
-    An answer counts if the likeliest token is right at each of its places, [end] included,
-    given the right ones before: exactly then greedy decoding writes that answer.
+    An answer is exact if the most likely token is the right one at every label, [end] included,
+    given the right tokens before it. Exactly then greedy decoding generates that answer.
+    Raises TypeError for anything but Examples, and ValueError for bad ids or labels.
     """
     check_whole(1, batch_size=batch_size)
     if not hasattr(examples, "labels"):
         kind = "Examples, such as Task('gerund').examples('test')"
         raise TypeError(f"evaluate takes {kind}, got {examples!r}")
     check_labels(examples.labels, examples.ids.shape, model.config.vocab)
-    nats, right, tokens = 0.0, 0, 0
+    nats, exact, tokens = 0.0, 0, 0
     with no_grad():
         starts = range(0, len(examples), batch_size)
         for start in tqdm(starts, "evaluate", delay=2, leave=False, disable=None):
             rows = np.arange(start, min(start + batch_size, len(examples)))
             ids, labels = examples.take(rows)
-            logits, asked = model(ids), labels != IGNORE
+            logits, labelled = model(ids), labels != IGNORE
             nats += cross_entropy(logits, labels, count=1).item()
             best = to_numpy(xp.argmax(logits.data, axis=-1))
-            right += int(((best == labels) | ~asked).all(axis=1).sum())
-            tokens += int(asked.sum())
-    return Score(nats / tokens, right / len(examples))
+            exact += int(((best == labels) | ~labelled).all(axis=1).sum())
+            tokens += int(labelled.sum())
+    return Score(nats / tokens, exact / len(examples))

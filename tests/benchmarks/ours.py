@@ -34,7 +34,7 @@ def main(size, method, workers=None):
     loss = net.loss(*step.data.both)
     tape = sum(a.nbytes for a in tape_arrays(loss, net.parameters()))
     del loss
-    with step.run.reading() as each:
+    with step.run.workers() as each:
         serve(lambda: step(each), same=True, tape=tape, workers=workers)
 
 

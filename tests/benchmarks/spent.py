@@ -86,7 +86,7 @@ def row_of(size, method, rounds, hf, sgemm):
     step = Stepper(net, B, T, WORKERS)
     n = {"S": 10, "M": 3, "L": 1}[size]
     ours, timed = [], []
-    with step.run.reading() as each:
+    with step.run.workers() as each:
         arrays = {p: p.data for p in net.parameters()}
         for _ in range(rounds):
             for rival in (hf, sgemm):

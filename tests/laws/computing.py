@@ -9,7 +9,7 @@ from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.functional import IGNORE
 from minipeft.engine.tensor import no_grad
 from minipeft.model.gradient_checkpointing import recomputing
-from minipeft.model.quantize import LEVELS, Packed
+from minipeft.model.quantize import LEVELS, QuantizedParameter
 from minipeft.peft.base import adapters, base_parameters
 from minipeft.train.batch_gradient import batch_gradient
 from minipeft.train.fit import Run, Settings
@@ -133,7 +133,7 @@ def law_14_parts_are_the_whole(case):
         return np.concatenate([[float(loss)], *kept])
 
     whole = gradient()
-    close(gradient(parts=3), whole, 1e-11, "gradient in three parts")
+    close(gradient(micro_batches=3), whole, 1e-11, "gradient in three parts")
     with recomputing(net):
         close(gradient(), whole, 1e-12, "recomputed gradient")
 
@@ -181,7 +181,7 @@ def law_17_the_base_may_be_packed(case):
     kind, double = list(LEVELS)[case.seed % 3], case.seed % 2 == 0
     packed, plain = case.base(), case.base()
     mp.quantize(packed, kind, block=4, double=double)
-    held = {path: p for path, p in base_parameters(packed) if isinstance(p, Packed)}
+    held = {path: p for path, p in base_parameters(packed) if isinstance(p, QuantizedParameter)}
     for path, p in base_parameters(plain):
         if path in held:
             data = held[path].data

@@ -6,7 +6,7 @@ from dataclasses import replace
 import minipeft as mp
 from laws.case import Random, bits, close, logits, same, shake, sites, steps
 from minipeft.engine.backend import np, to_numpy, xp
-from minipeft.io.files import numbers_in
+from minipeft.io.files import count_elements
 from minipeft.peft.base import adapters, base_parameters, in_use
 from minipeft.train.fit import Run, Settings
 
@@ -58,7 +58,7 @@ def law_03_the_count(case):
     with tempfile.TemporaryDirectory() as folder:
         path = mp.save_adapter(net, "a", folder) / "adapter_model.safetensors"
         kept = case.method.export_form().count(case.config)
-        assert numbers_in(path) == kept, f"{numbers_in(path)} numbers saved, not {kept}"
+        assert count_elements(path) == kept, f"{count_elements(path)} numbers saved, not {kept}"
 
 
 def law_05_merging_changes_no_logit(case):

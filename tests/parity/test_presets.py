@@ -143,7 +143,7 @@ def test_a_preset_has_the_parameters_of_hfs_model(name):
     ours = presets.architecture(name)
     assert ours.size == sum(map(math.prod, shapes))
     if not name.startswith(FUSED):
-        assert Counter(ours.parameters.values()) == Counter(shapes)
+        assert Counter(ours.parameter_shapes.values()) == Counter(shapes)
 
 
 def test_every_preset_has_its_model():

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ...errors import unknown
-from ...io.files import check_places, read_json, write_json
+from ...io.files import check_writable, read_json, write_json
 from ..plots import save
 from . import (
     attention,
@@ -52,7 +52,7 @@ def figures(names=FIGURES, out="figures", fast=False, redraw=False):
             raise ValueError(unknown("figure", name, FIGURES))
     out = Path(out)
     if not redraw:
-        check_places(*(out / f"{name}.{end}" for name in names for end in ("json", "png")))
+        check_writable(*(out / f"{name}.{end}" for name in names for end in ("json", "png")))
     for name in tqdm(names, desc="figures", unit="figure", disable=None):
         path = out / f"{name}.json"
         if not redraw:

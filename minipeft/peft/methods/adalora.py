@@ -25,7 +25,7 @@ of HF PEFT, which divides by r + 10⁻⁵ and does not square the norms.
 
 from dataclasses import dataclass
 
-from ...engine.backend import np, numbers, xp
+from ...engine.backend import np, to_list, xp
 from ...engine.functional import linear
 from ...engine.ops import square
 from ...model.layers import Dropout, Parameter
@@ -119,7 +119,7 @@ class AdaLoRA(Targeted):
         elif step > last:
             for delta in deltas:
                 delta.lora_E.data *= delta.kept
-        ranks = numbers([(delta.lora_E.data != 0).sum() for delta in deltas])
+        ranks = to_list([(delta.lora_E.data != 0).sum() for delta in deltas])
         return dict(zip(adapter.deltas, ranks, strict=True))
 
 

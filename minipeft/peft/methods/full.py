@@ -26,7 +26,7 @@ class Full(Method):
     peft_type = "FULL"
 
     def terms(self, config):
-        return terms_of_shapes(list(config.parameters.values()))
+        return terms_of_shapes(list(config.parameter_shapes.values()))
 
     def count_new(self, config):
         return 0

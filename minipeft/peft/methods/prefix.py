@@ -91,7 +91,7 @@ class PrefixDelta(Delta):
         x, attention_mask, cache = f(x, attention_mask)
         slots = self.prefix().reshape(*self.shape).transpose(1, 2, 0, 3)  # (2 layers, G, n, K)
         slots = [broadcast(slots[i], (len(x), *slots.shape[1:])) for i in range(len(slots))]
-        return x, attention_mask, cache.behind(slots[::2], slots[1::2])
+        return x, attention_mask, cache.with_prefix(slots[::2], slots[1::2])
 
     def saved(self):
         with no_grad():
