@@ -9,17 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import minipeft as mp
+from minipeft.peft.base import Method
 
 SIZES = dict(vocab=11, context=16, width=8, layers=2, heads=4, kv_heads=2, ffn=7, init_std=0.3)
 GPT2 = mp.Config.gpt2(**SIZES)  # the models that bugs are planted in
 LLAMA = mp.Config.llama(**SIZES)
 
-# The model whose files are pinned, of one layer: q (8, 8), k and v (4, 8), up and gate (6, 8),
-# down (8, 6), o (8, 8), head and table (11, 8). GPT-2's shape has the same but for the gate.
+# The models whose files are pinned, of one layer: q and o (8, 8), k and v (4, 8), up (6, 8),
+# down (8, 6), head and table (11, 8), and in Llama's shape a gate (6, 8).
 ONE_LAYER = SIZES | dict(layers=1, ffn=6)
 FILED = {"gpt2": mp.Config.gpt2(**ONE_LAYER), "llama": mp.Config.llama(**ONE_LAYER)}
 
-# The models on which parameters are counted by hand, the first of two such layers.
+# The models on which parameters are counted by hand; the first has two layers of those sizes.
 COUNTED = mp.Config.gpt2(**SIZES | dict(ffn=6))
 GPT2_MEDIUM = mp.Config.gpt2(vocab=50257, context=1024, width=1024, layers=24, heads=16)
 GPT3 = mp.Config.gpt2(vocab=50257, context=2048, width=12288, layers=96, heads=96)
@@ -40,7 +41,7 @@ class Bug:
     right: str
     wrong: str
     law: int
-    method: mp.peft.base.Method = field(repr=False)
+    method: Method = field(repr=False)
     config: mp.Config = field(repr=False, default=LLAMA)
     module: str = ""  # such as "peft.methods.lora"
 
@@ -54,13 +55,17 @@ class Files:
     """How the file of a row goes to HF PEFT and comes from it, if that has the method."""
 
     same: bool = True  # save_adapter's file has HF PEFT's tensors, under the modules' own paths
-    beside: str = "?"  # in the names of tensors that only HF PEFT's file has
+    beside: tuple = ()  # parts of the names of tensors that only HF PEFT's file has
     exported: bool = True  # HF PEFT opens what export_adapter writes
     imported: bool = True  # import_adapter opens what HF PEFT writes
     config: bool = True  # both write a configuration of the same options
     logits: float = 1e-12  # how far logits may be off after a file
     tensors: float = 1e-12  # how far tensors in the two files may be apart
     before: Callable = lambda pair: None  # undoes in HF's model what `theirs` did to it
+
+    def both(self, theirs):
+        """Those of HF PEFT's {name: tensor} that our file has too."""
+        return {n: a for n, a in theirs.items() if not any(part in n for part in self.beside)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Row:
     optimizer, after_step: as HF trains it, if not by plain AdamW.
     """
 
-    ours: mp.peft.base.Method
+    ours: Method
     theirs: Callable
     shape: str = "llama"
     tied: bool = False
@@ -94,7 +99,7 @@ class Spec:
 
     method: type
     draw: Callable | None = None  # Config -> strategy of hyper-parameters that fit it
-    small: mp.peft.base.Method | None = None  # one that fits the smallest models of the tests
+    small: Method | None = None  # one that fits the smallest models of the tests
     equation: object = None  # one of laws/equations.py, or anything else with its `check`
     bugs: tuple = ()  # of Bug
     rows: dict = field(default_factory=dict)  # {name: Row}
@@ -103,10 +108,10 @@ class Spec:
     saved: tuple = ()  # (method, {name in its file on FILED: shape})
     wrong: tuple = ()  # functions without arguments that give the method impossible options
     exempt: dict = field(default_factory=dict)  # {law: why it does not hold}
-    rate: Callable = lambda method, path: 1.0  # times the learning rate that one trains at
+    rate: Callable = lambda method, path: 1.0  # of a parameter, times the learning rate
     exchanged: bool = False  # whether HF PEFT has it and folders go there and back
-    exchange_limit: float = 0.0  # how far logits of float32 may be off after that
-    shapes: tuple = ("gpt2", "llama")  # of the models that have something for it to train
+    exchange_limit: float = 0.0  # how far logits in float32 may be off after that
+    shapes: tuple = ("gpt2", "llama")  # of models that have something for it to train
 
 
 def complaints(methods, specs, laws):

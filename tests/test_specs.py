@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import minipeft as mp
+from laws import equations
+from laws.case import Case
 from laws.contract import LAWS
 from methods import EVERY, ROWS, SPECS, spec_of
-from spec import Row, complaints
+from spec import GPT2, Row, complaints
 
 LORA = SPECS["lora"]
 
@@ -83,6 +85,29 @@ def test_all_that_a_spec_names_is_its_own_method(name):
     named += [row.ours for row in spec.rows.values()] + [bug.method for bug in spec.bugs]
     assert {type(method) for method in named} == {spec.method}
     assert all(isinstance(row, Row) for row in spec.rows.values())
+
+
+class Moved(equations.Arrays):
+    """The arrays of a change, each of them another."""
+
+    def __init__(self, path, delta):
+        super().__init__(path, delta)
+        for name, array in vars(self).items():
+            setattr(self, name, array if name == "path" else 1.3 * array + 0.1)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_an_equation_of_other_arrays_does_not_hold(name, monkeypatch):
+    """What an equation says depends on all that was trained, or on which copies train."""
+    spec = SPECS[name]
+    case = Case(GPT2, spec.small)
+    spec.equation.check(case, *case.attached())
+    wrong = spec.equation
+    if isinstance(wrong, equations.Copies):
+        wrong = replace(wrong, paths=lambda *args: spec.equation.paths(*args)[1:])
+    monkeypatch.setattr(equations, "Arrays", Moved)
+    with pytest.raises(AssertionError):
+        wrong.check(case, *case.attached())
 
 
 def test_rows_are_those_of_all_specs():

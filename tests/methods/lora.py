@@ -86,7 +86,7 @@ ROWS = {
     "lora, tables": Row(
         mp.LoRA(r=3, target_modules=("wte", "lm_head")),
         with_peft("LoraConfig", r=3, target_modules=["embed_tokens", "lm_head"]),
-        files=Files(beside="base_layer"),  # the tables themselves
+        files=Files(beside=("base_layer",)),  # the tables themselves
         recorded=False,
     ),
 }

@@ -52,7 +52,7 @@ ROWS = {
         with_peft("VeraConfig", r=9, target_modules=NAMES),
         carry=carry,
         # HF's matrices are of PyTorch's generator
-        files=Files(beside="base_model.vera_", imported=False),
+        files=Files(beside=("base_model.vera_",), imported=False),
         recorded=False,
     ),
 }

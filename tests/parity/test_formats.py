@@ -33,5 +33,5 @@ def test_tensors_of_the_file(row, tmp_path):
     folder = mp.save_adapter(pair.ours, "default", tmp_path)
     ours = load_file(folder / "adapter_model.safetensors")
     theirs = peft.get_peft_model_state_dict(pair.theirs)
-    theirs = {name: a for name, a in theirs.items() if pair.row.files.beside not in name}
+    theirs = pair.row.files.both(theirs)
     assert_close({hf_name(n, pair.config): a for n, a in ours.items()}, theirs, 1e-12)
