@@ -111,8 +111,10 @@ def place_labels(axes, farthest=150):
     taken = [around(axes.transData.transform(label.xy), 5) for label in labels]
     taken += [text.get_window_extent().extents for text in axes.texts if text not in labels]
     strokes = [line for line in axes.lines if len(line.get_xdata()) == 2]
-    taken += [line.get_window_extent().padded(3).extents for line in strokes]
     frame, points = axes.get_window_extent(), 72 / axes.figure.dpi
+    for line in strokes:
+        half = line.get_linewidth() / 2 / points
+        taken.append(line.get_window_extent().padded(half).extents)
     for label in labels:
         point, extent = axes.transData.transform(label.xy), label.get_window_extent()
         places = candidates(*point, extent.width, extent.height, frame, farthest)
