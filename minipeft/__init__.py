@@ -31,48 +31,20 @@ from .peft.base import Adapter, adapters, in_use
 from .peft.combine import combine
 from .peft.loftq import loftq
 from .peft.merge import merge, unmerge
-from .peft.methods import (
-    IA3,
-    METHODS,
-    AdaLoRA,
-    BitFit,
-    Bottleneck,
-    Compacter,
-    DoRA,
-    Full,
-    Head,
-    LastK,
-    LlamaAdapter,
-    LoHa,
-    LoKr,
-    LoRA,
-    LoRAPlus,
-    NormTuning,
-    Parallel,
-    Pfeiffer,
-    PiSSA,
-    Prefix,
-    Prompt,
-    PTuning,
-    PTuningV2,
-    RSLoRA,
-    VeRA,
-)
+from .peft.methods import *  # noqa: F403  every method's class, and METHODS
+from .peft.methods import __all__ as _methods
 from .text.words import Task
 from .train.data import Examples
 from .train.fit import evaluate, fit
 from .train.history import History, Score
 
 __all__ = [
-    "IA3", "METHODS", "AdaLoRA", "Adapter", "BitFit", "Bottleneck", "Compacter", "Config",
-    "DoRA", "Examples", "Full", "Head", "History", "LastK", "LlamaAdapter", "LoHa", "LoKr",
-    "LoRA", "LoRAPlus", "NormTuning", "PTuning", "PTuningV2", "Parallel", "Parameter",
-    "Pfeiffer", "PiSSA", "Prefix", "Prompt", "RSLoRA", "Score", "Task", "Tensor", "Transformer",
-    "VeRA",
-    "adapters", "attach", "combine", "count", "dequantize", "detach", "disabled", "dtype",
-    "evaluate", "explain", "export_adapter", "fingerprint", "fit", "generate", "import_adapter",
-    "in_use", "ledger", "load_adapter", "load_base", "load_model", "loftq", "merge", "no_grad",
-    "quantize", "save_adapter", "save_model", "unmerge", "use",
+    *_methods, "Adapter", "Config", "Examples", "History", "Parameter", "Score", "Task",
+    "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize", "detach",
+    "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint", "fit",
+    "generate", "import_adapter", "in_use", "ledger", "load_adapter", "load_base",
+    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model",
+    "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -48,6 +48,18 @@ class Options:
                 raise ValueError(f"there is no {each.name!r}, which has no default")
         return cls(**values)
 
+    def brief(self):
+        """Its class, its size and what is not the default: 'LoRA(r=8, lora_alpha=16)'."""
+        shown = []
+        for i, each in enumerate(fields(self)):
+            value, usual = getattr(self, each.name), each.default
+            if usual is MISSING and each.default_factory is not MISSING:
+                usual = each.default_factory()
+            if value != usual or (i == 0 and type(value) is int):
+                value = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                shown.append(f"{each.name}={value}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def __post_init__(self):
         for each in fields(self):
             value = plain(getattr(self, each.name))

@@ -2,68 +2,58 @@
 
     python tests/planted.py          prints the table, exit 1 if a bug is not caught
 
-A bug is a piece of a module's source and what a wrong version would say there. The module is
+A bug is a piece of a module's syntax tree and what a wrong version has there. The module is
 compiled with it, and for a while every function of the real one runs the code of the wrong one.
 It must be caught by the law that it names, on a method and a model that it names; a law that
 lets it pass is too weak.
 """
 
+import ast
 import contextlib
 import importlib
 import inspect
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import minipeft as mp
-from laws import LAWS, Case
-
-SQUARE = dict(vocab=11, context=16, width=8, layers=2, heads=4, kv_heads=2, ffn=7, init_std=0.3)
-GPT2 = mp.Config.gpt2(**SQUARE)
-LLAMA = mp.Config.llama(**SQUARE)
+from laws.case import Case
+from laws.contract import LAWS
+from patterns import plant
 
 
-@dataclass(frozen=True)
-class Bug:
-    """What is wrong, where, and the law, method and model that must notice."""
+def caught(bug):
+    """The complaint of the law about a bug, or None if it noticed nothing."""
+    for seed in range(3):
+        try:
+            with planted(bug.module, bug.right, bug.wrong):
+                check(bug, seed)
+        except (AssertionError, ValueError, RuntimeError) as complaint:
+            return " ".join(str(complaint).split()) or type(complaint).__name__
+    return None
 
-    what: str
-    module: str
-    right: str
-    wrong: str
-    law: int
-    method: mp.peft.base.Method = field(repr=False)
-    config: mp.Config = field(repr=False, default=LLAMA)
 
-    def caught(self):
-        """The complaint of the law about the bug, or None if it noticed nothing."""
-        for seed in range(3):
-            try:
-                with planted(self.module, self.right, self.wrong):
-                    self.check(seed)
-            except (AssertionError, ValueError, RuntimeError) as complaint:
-                return " ".join(str(complaint).split()) or type(complaint).__name__
-        return None
+def check(bug, seed=0):
+    """Hold the law to the code as it is now."""
+    LAWS[bug.law](Case(bug.config, bug.method, seed))
 
-    def check(self, seed=0):
-        """Hold the law to the code as it is now."""
-        LAWS[self.law](Case(self.config, self.method, seed))
 
-    @property
-    def law_name(self):
-        """The law's name, as people say it."""
-        return LAWS[self.law].__name__[7:].replace("_", " ")
+def law_name(bug):
+    """The law's name, as people say it."""
+    return LAWS[bug.law].__name__[7:].replace("_", " ")
 
 
 @contextlib.contextmanager
-def planted(name, right, wrong):
-    """Inside the block a module of the package is as if its source said `wrong` for `right`."""
+def planted(name, right, wrong, within=None):
+    """Inside the block a module of the package has the code `wrong` in the place of `right`.
+
+    `within` limits the search to one function. Raises LookupError as `patterns.plant` does.
+    """
     module = importlib.import_module(f"minipeft.{name}")
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    times = source.count(right)
-    if times != 1 or right.count("\n") != wrong.count("\n"):
-        raise LookupError(f"{name} says {right!r} {times} times, or on other lines")
-    new = codes(compile(source.replace(right, wrong), module.__file__, "exec"))
+    tree = tree_of(module)
+    try:
+        plant(tree, right, wrong, within)
+    except LookupError as reason:
+        raise LookupError(f"minipeft.{name}: {reason}") from None
+    new = codes(compile(tree, module.__file__, "exec"))
     functions = {f: f.__code__ for f in functions_of(module)}
     for function, code in functions.items():
         function.__code__ = new[code.co_name, code.co_firstlineno]
@@ -74,6 +64,11 @@ def planted(name, right, wrong):
         for function, code in functions.items():
             function.__code__ = code
         forget(module)
+
+
+def tree_of(module):
+    """The syntax tree of a module."""
+    return ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
 
 
 def codes(code):
@@ -120,7 +115,7 @@ def table():
     """The bugs and what catches them, in Markdown."""
     lines = ["| planted bug | in | caught by law |", "|---|---|---|"]
     for bug in bugs():
-        law = f"{bug.law}, {bug.law_name}" if bug.caught() else "**none**"
+        law = f"{bug.law}, {law_name(bug)}" if caught(bug) else "**none**"
         lines.append(f"| {bug.what} | `{bug.module.replace('.', '/')}.py` | {law} |")
     return "\n".join(lines)
 

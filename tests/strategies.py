@@ -1,5 +1,6 @@
-"""What properties are drawn over: small transformers of both shapes, and batches for them."""
+"""What properties are drawn over: small transformers of both shapes, targets and batches."""
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 import minipeft as mp
@@ -29,6 +30,30 @@ def configs(draw, shapes=("gpt2", "llama"), context=16):
         tied=draw(st.booleans()),
         init_std=0.3,
     )
+
+
+@st.composite
+def targets(draw, config, tables=("lm_head",), least=1):
+    """(names, most) that a method may have: one to three kinds of matrix by name, or all.
+
+    `most` is the largest rank that all of them can have; it is at least `least`.
+    """
+    ranks = {}  # {name: the largest rank of such a matrix}
+    for path, shape in config.matrices.items():
+        name = path.split(".")[-1]
+        ranks[name] = min(*shape, ranks.get(name, min(shape)))
+    inner = min(rank for name, rank in ranks.items() if name not in ("wte", "lm_head"))
+    some = [n for n, rank in ranks.items() if rank >= least and (n != "wte" or n in tables)]
+    assume(some)
+    lists = st.lists(st.sampled_from(some), min_size=1, max_size=3, unique=True).map(tuple)
+    names = draw(lists if inner < least else st.one_of(st.just("all-linear"), lists))
+    return names, inner if names == "all-linear" else min(map(ranks.get, names))
+
+
+ALPHAS = st.sampled_from([0.5, 1.0, 3.0])
+DROPOUTS = st.sampled_from([0.0, 0.3])  # that evaluation must not do
+FEW, NARROW = st.integers(1, 3), st.integers(1, 5)  # virtual tokens, widths inside
+NONLINEARITIES = st.sampled_from(["relu", "gelu", "silu"])
 
 
 def model(config, seed=0, precision="float64"):

@@ -1,12 +1,12 @@
 """What is saved and what comes back: names as in HF PEFT, the same bits, on the right base."""
 
 import json
-import re
 
 import pytest
 from safetensors import safe_open
 
 import minipeft as mp
+from methods import SPECS
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import adapters, in_use
@@ -14,47 +14,10 @@ from strategies import batch, model
 
 SIZES = dict(vocab=11, context=16, width=8, layers=2, heads=4, kv_heads=2, ffn=6, init_std=0.3)
 SHAPES = {"gpt2": mp.Config.gpt2(**SIZES), "llama": mp.Config.llama(**SIZES)}
-SMALL = {"r": 2, "init_r": 2, "target_r": 1, "m": 4, "num_virtual_tokens": 3, "adapter_len": 3}
-
-
-def small(method):
-    """A method as small as the model is."""
-    names = [name for name in SMALL if name in method.__dataclass_fields__]
-    return method(**{name: SMALL[name] for name in names})
-
-
-METHODS = {name: small(method) for name, method in mp.METHODS.items()}
-ON = [(name, s) for s in SHAPES for name in METHODS if (name, s) != ("bitfit", "llama")]
+METHODS = {name: spec.small for name, spec in SPECS.items()}
+ON = [(name, shape) for name, spec in SPECS.items() for shape in spec.shapes]
 every_method = pytest.mark.parametrize("name", [name for name, s in ON if s == "llama"])
 both_shapes = pytest.mark.parametrize("shape", SHAPES)
-LAYER = "base_model.model.blocks.0"
-# (name in the file, shape) of what one layer of the Llama above keeps, as HF PEFT has them
-HF = {
-    "lora": {("attn.v_proj.lora_A.weight", (2, 8)), ("attn.v_proj.lora_B.weight", (4, 2))},
-    "dora": {
-        ("attn.v_proj.lora_A.weight", (2, 8)),
-        ("attn.v_proj.lora_B.weight", (4, 2)),
-        ("attn.v_proj.lora_magnitude_vector", (4,)),
-    },
-    "vera": {("attn.v_proj.vera_lambda_b", (4,)), ("attn.v_proj.vera_lambda_d", (2,))},
-    "adalora": {
-        ("attn.v_proj.lora_A", (2, 8)),
-        ("attn.v_proj.lora_B", (4, 2)),
-        ("attn.v_proj.lora_E", (2, 1)),
-    },
-    "loha": {
-        ("attn.v_proj.hada_w1_a", (4, 2)),
-        ("attn.v_proj.hada_w1_b", (2, 8)),
-        ("attn.v_proj.hada_w2_a", (4, 2)),
-        ("attn.v_proj.hada_w2_b", (2, 8)),
-    },
-    "ia3": {("attn.v_proj.ia3_l", (4, 1)), ("mlp.down_proj.ia3_l", (1, 6))},
-}
-WHOLE = {  # of all layers together
-    "prefix": {("prompt_embeddings", (3, 2 * 2 * 2 * 2))},
-    "prompt": {("prompt_embeddings", (3, 8))},
-    "p-tuning": {("prompt_embeddings", (3, 8))},
-}
 
 
 def attached(name, shape="llama", seed=0):
@@ -92,21 +55,6 @@ def test_what_is_loaded_computes_and_is_saved_as_what_was(name, shape, tmp_path)
     mp.save_adapter(fresh, "one", two)
     for file in ("adapter_model.safetensors", "adapter_config.json"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
-
-
-@pytest.mark.parametrize("name", HF)
-def test_names_and_shapes_are_those_of_hf_peft(name, tmp_path):
-    found = contents(mp.save_adapter(attached(name)[0], "saved", tmp_path))
-    for key, shape in HF[name]:
-        assert (f"{LAYER}.{key}", shape) in found
-    ends = {key.split("_proj.")[1] for key, _ in found}
-    assert ends == {key.split("_proj.")[1] for key, _ in HF[name]}  # and no others
-    assert all(re.match(r"base_model\.model\.blocks\.\d\.", key) for key, _ in found)
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_virtual_tokens_are_one_array(name, tmp_path):
-    assert contents(mp.save_adapter(attached(name)[0], "saved", tmp_path)) == WHOLE[name]
 
 
 @every_method

@@ -182,6 +182,33 @@ def test_every_method_has_a_look_of_its_own():
     assert len(hues) == len({method.family for method in mp.METHODS.values()})
 
 
+@dataclass(frozen=True)
+class Crowd:
+    """One of many made-up methods."""
+
+    family: str
+
+
+@pytest.mark.parametrize("family", [*plots.HUES, "a family that nobody has named"])
+def test_any_number_of_methods_can_be_told_apart(family, monkeypatch):
+    names = [f"{family} {i}" for i in range(60)]
+    before = {method: plots.style(method) for method in COMPARED}
+    monkeypatch.setattr(plots, "COMPARED", COMPARED | dict.fromkeys(names, Crowd(family)))
+    looks = [plots.style(name) for name in [*COMPARED, *names]]
+    assert len({tuple(look.items()) for look in looks}) == len(looks)
+    assert {method: plots.style(method) for method in COMPARED} == before
+    for marker in plots.MARKERS:  # methods with the same marker differ in grey too
+        same = [look["color"] for look in looks[len(COMPARED) :] if look["marker"] == marker]
+        assert len({round(plots.contrast(color), 3) for color in same}) == len(same)
+
+
+def test_names_are_dark_enough_to_read_on_white():
+    hues = [*plots.HUES.values(), *plots.OTHER_HUES]
+    assert all(plots.contrast(plots.readable(hue)) >= 4.5 for hue in hues)
+    assert plots.contrast("#ffffff") == pytest.approx(1) and plots.contrast("black") == 21
+    assert plots.readable("black") == "#000000"
+
+
 def many(row):
     """Rows of every method on two tasks, after two budgets, from two seeds."""
     for task, steps, (i, method), seed in itertools.product(

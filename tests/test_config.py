@@ -136,5 +136,5 @@ def test_numbers_of_numpy_are_numbers():
     method = mp.Prompt(np.int64(3), init_ids=np.array([1, 2]))
     assert method == mp.Prompt(3, init_ids=(1, 2)) and type(method.num_virtual_tokens) is int
     assert mp.LoRA(np.int32(4), np.float32(2)) == mp.LoRA(4, 2.0)
-    with pytest.raises(ValueError, match=r"r must be a whole number, got 4\.0"):
+    with pytest.raises(ValueError, match=r"r must be a whole number ≥ 1, got 4\.0"):
         mp.LoRA(np.float32(4))

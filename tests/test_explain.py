@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minipeft as mp
+from methods import SPECS
 from minipeft.io import checkpoint
 from minipeft.lab.explain import arguments, folded, main
 from minipeft.peft.base import base_parameters
 from strategies import configs, model
-from test_laws import DRAWN
 
 SIZES = dict(vocab=11, context=16, width=32, layers=3, heads=4, kv_heads=2, ffn=24)
 CONFIG = mp.Config.gpt2(**SIZES)
@@ -33,7 +33,7 @@ def test_it_says_what_attach_does(name, data):
     config = data.draw(configs())
     base = model(config, precision="float32")
     try:
-        method = data.draw(st.one_of(DRAWN[name](config), st.just(mp.METHODS[name]())))
+        method = data.draw(st.one_of(SPECS[name].draw(config), st.just(mp.METHODS[name]())))
     except ValueError:
         return
     before = state(base)

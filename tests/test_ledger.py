@@ -13,12 +13,12 @@ import minipeft as mp
 from counted import counted, counting
 from minipeft.__main__ import main
 from minipeft.engine.backend import np
+from minipeft.engine.optimizer import AdamW
 from minipeft.lab import presets
 from minipeft.lab.saved_tensors import buffers, tape_arrays
 from minipeft.model.gradient_checkpointing import recomputing
 from minipeft.model.layers import RowRNG
 from minipeft.train.batch_gradient import batch_gradient, chunked_loss
-from minipeft.train.optimizer import AdamW
 from strategies import batch, configs, model
 from test_laws import cases
 
@@ -40,7 +40,7 @@ def weights_of(net):
     deltas = [d for a in mp.adapters(net).values() for d in a.deltas.values()]
     averages = {id(b) for d in deltas for b in buffers(*d.state().values())}
     held = buffers(*net.parameters(), *(list(vars(d).values()) for d in deltas))
-    kept_aside = [p for a in mp.adapters(net).values() for p in a.replaced.values() if p]
+    kept_aside = [p for a in mp.adapters(net).values() for p in a.originals.values() if p]
     aside = {id(b) for b in buffers(*kept_aside)}
     return sum(b.nbytes for b in held if id(b) not in averages | aside)
 
@@ -52,7 +52,7 @@ def step(net, ids, labels, parts):
     batch_gradient(net, ids, labels, parts, seed=(0,))
     gradients = sum(p.grad.nbytes for p in trains if p.grad is not None)
     optimizer.step(0.01)
-    return gradients, sum(a.nbytes for a in (*optimizer.m, *optimizer.v))
+    return gradients, sum(a.nbytes for arrays in optimizer.state.values() for a in arrays)
 
 
 def agrees(found, net, ids, labels, recompute=False, parts=1):
@@ -69,7 +69,7 @@ def agrees(found, net, ids, labels, recompute=False, parts=1):
     with counting() as flops, less:
         batch_gradient(counted(net), ids, labels, parts, seed=(0,))
     assert found.flops == flops
-    assert found.trainable_numbers == sum(
+    assert found.trainable_parameters == sum(
         p.data.size for p in net.parameters() if p.requires_grad
     )
 
@@ -117,7 +117,7 @@ def test_a_bare_base_trains_all_of_itself_and_a_frozen_one_nothing(config, recom
     assert (full.beside["set aside"], bare.beside["set aside"]) == (4 * config.size, 0)
     frozen = mp.ledger(config, "frozen", seq=3)
     assert (frozen.total, frozen.weights) == (4 * config.size, 4 * config.size)
-    assert frozen.trainable_numbers == frozen.flops["backward"] == 0
+    assert frozen.trainable_parameters == frozen.flops["backward"] == 0
     assert mp.ledger(net, "frozen", seq=3).kept == {}
     assert (bare.method, frozen.method) == (BARE.format("all"), "nothing trains")
     net.wte.weight.requires_grad = False
@@ -133,7 +133,7 @@ def test_parts_of_a_batch_with_chosen_rows_are_refused():
     mp.use(net, rows=["a", None] * 2)
     with pytest.raises(ValueError, match="must be read whole"):
         mp.ledger(net, batch=4, seq=4, accumulate=2)
-    assert mp.ledger(net, batch=4, seq=4).trainable_numbers
+    assert mp.ledger(net, batch=4, seq=4).trainable_parameters
 
 
 def test_dropout_keeps_a_byte_for_each_number_that_it_may_drop():
@@ -203,7 +203,7 @@ def test_bf16_halves_what_is_read_and_adds_a_master_of_what_trains():
         assert wide.as_dict() == mp.ledger(config, method, seq=7).as_dict() | {"policy": "fp32"}
         assert (2 * half.weights, 2 * half.gradients) == (wide.weights, wide.gradients)
         assert half.optimiser_of["moments"] == wide.optimiser_of["moments"]
-        assert half.optimiser_of["master"] == 4 * half.trainable_numbers
+        assert half.optimiser_of["master"] == 4 * half.trainable_parameters
         ids = 8 * 7 * (1 + 1) * (method == mp.Full())  # whole numbers stay what they are
         assert 2 * (half.tape - ids) == wide.tape - ids
 
@@ -213,11 +213,11 @@ def test_the_worked_example_of_seven_billion():
         mp.ledger(SEVEN, method, seq=512, policy="bf16", base_bits=bits)
         for method, bits in ((mp.Full(), None), (LORA, None), (LORA, 4))
     )
-    assert full.base_numbers == full.trainable_numbers == 6_738_415_616
+    assert full.base_parameters == full.trainable_parameters == 6_738_415_616
     assert full.weights == full.gradients == 2 * 6_738_415_616  # 13.5 GB each
     assert full.optimiser == (8 + 4) * 6_738_415_616
     assert round((full.total - full.tape) / 1e9, 1) == 107.8
-    assert lora.trainable_numbers == 8_388_608
+    assert lora.trainable_parameters == 8_388_608
     state = lora.weights_of["adapter"] + lora.gradients + lora.optimiser
     assert state == 16 * 8_388_608 and round(state / 1e9, 2) == 0.13
     assert round((lora.total - lora.tape) / 1e9, 1) == 13.6
@@ -230,7 +230,7 @@ def test_lora_barely_shrinks_the_tape_but_drops_inputs_of_frozen_matrices(shape)
     full, lora = (mp.ledger(config, m, batch=4, seq=64) for m in (mp.Full(), mp.LoRA(r=8)))
     rows, ups = 4 * 64, 2 if config.mlp == "swiglu" else 1
     assert 0.6 < lora.tape / full.tape < 0.85  # of what trains it has 1 %
-    assert lora.trainable_numbers < 0.02 * full.trainable_numbers
+    assert lora.trainable_parameters < 0.02 * full.trainable_parameters
     for op in ("attention", "gelu", "silu"):
         assert abs(full.tape_by_op.get(op, 0) - lora.tape_by_op.get(op, 0)) <= rows * 256 * 4
     # of each block's inputs it keeps that of q and v, and what A makes of it twice
@@ -244,7 +244,7 @@ def test_ia3_trains_fewer_numbers_than_lora_and_keeps_more():
     for shape in (mp.Config.gpt2, mp.Config.llama):
         config = shape(vocab=1000, context=64, width=256, layers=4, heads=8)
         ia3, lora = (mp.ledger(config, m, batch=4, seq=64) for m in (mp.IA3(), mp.LoRA(r=8)))
-        assert ia3.trainable_numbers < lora.trainable_numbers / 3
+        assert ia3.trainable_parameters < lora.trainable_parameters / 3
         assert ia3.tape > lora.tape
 
 
@@ -287,7 +287,7 @@ def test_the_command_tells_what_the_function_does(capsys):
     told = json.loads(capsys.readouterr().out)
     found = mp.ledger(SEVEN, LORA, seq=512, policy="fp32", base_bits=4)
     assert told == json.loads(json.dumps(found.as_dict()))
-    assert told["trainable_numbers"] == 8_388_608
+    assert told["trainable_parameters"] == 8_388_608
     parts = ("weights", "gradients", "optimiser", "tape", "rebuilt")
     assert told["total"] == sum(told[name] for name in parts)
     assert (
@@ -316,6 +316,7 @@ def test_the_command_tells_what_the_function_does(capsys):
         ("--model gpt2 --plot x.png --json", "leave out --json"),
         ("--model gpt2 --plot x.png --seq 1000", "seq can be at most 992, got 1000"),
         (f"--layers 2 --width 8 --heads 2 --vocab 1{30 * '0'}", "larger than what the machine"),
+        (f"--layers 2 --width 8 --heads 2 --vocab 1{18 * '0'}", "larger than what the machine"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, complaint, capsys):
@@ -343,4 +344,4 @@ def test_the_picture_has_a_bar_for_each_method_and_its_numbers_beside_it(tmp_pat
         lengths = [bar.patches[0].get_width() for bar in drawn[4 * i : 4 * i + 4]]
         assert sum(lengths) == pytest.approx(row["total"] / 1e6)
     assert axes.get_xlabel() == "MB"
-    assert axes.get_title(loc="left").endswith(" numbers, fp32, batch 1 × 8 tokens")
+    assert axes.get_title(loc="left").endswith(" parameters, fp32, batch 1 × 8 tokens")

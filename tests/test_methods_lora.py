@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.optimizer import AdamW
 from minipeft.engine.tensor import no_grad
 from minipeft.io.checkpoint import method_of
 from minipeft.model.layers import Linear
@@ -19,7 +20,6 @@ from minipeft.peft.methods.lokr import factors
 from minipeft.peft.methods.lora import leading
 from minipeft.train.batch_gradient import batch_gradient
 from minipeft.train.fit import Run, Settings
-from minipeft.train.optimizer import AdamW
 from strategies import batch, configs, model
 from test_methods_adapters import arrays, shake
 
@@ -60,47 +60,6 @@ def rank(matrix):
 
 def near(a, b, limit=1e-12):
     return np.abs(a - b).max() <= limit * np.abs(b).max()
-
-
-# --- counts
-
-
-@pytest.mark.parametrize(
-    "method, each_layer",
-    [
-        (mp.LoRA(2), 2 * 16 + 2 * 12),
-        (mp.RSLoRA(3, target_modules=("down_proj",)), 3 * 14),
-        (mp.LoRAPlus(2), 2 * 16 + 2 * 12),
-        (mp.PiSSA(2), 2 * 16 + 2 * 12),
-        (mp.DoRA(2), 2 * 16 + 8 + 2 * 12 + 4),
-        (mp.VeRA(256), 2 * 256 + 8 + 4),
-        (mp.AdaLoRA(4, 2), 4 * 16 + 4 + 4 * 12 + 4),
-        (mp.LoHa(2), 2 * (2 * 16 + 2 * 12)),
-        (mp.LoKr(8), (2 * 2 + 4 * 4) + (2 * 2 + 2 * 4)),  # 8 = 2 · 4, 4 = 2 · 2
-        (mp.LoKr(1), (2 * 2 + 8) + (2 * 2 + 6)),  # the larger factor as (4, 1) (1, 4)
-        (mp.IA3(), 4 + 4 + 6),
-        (mp.LoRA(2, rank_pattern={"v_proj": 1}), 2 * 16 + 1 * 12),
-        (mp.LoRA(1, target_modules="all-linear"), 16 + 12 + 12 + 16 + 14 + 14),
-    ],
-)
-def test_numbers_trained(method, each_layer):
-    adapter = mp.attach(model(CONFIG), method)
-    assert adapter.count == method.count(CONFIG) == 2 * each_layer
-
-
-def test_published_counts():
-    gpt3 = mp.Config.gpt2(vocab=50257, context=2048, width=12288, layers=96, heads=96)
-    assert mp.LoRA(1).count(gpt3) == 4_718_592  # Hu et al., table 4: 4.7 M
-    qkvo = ("q_proj", "k_proj", "v_proj", "o_proj")
-    assert mp.LoRA(2, target_modules=qkvo).count(gpt3) == 18_874_368
-    medium = mp.Config.gpt2(vocab=50257, context=1024, width=1024, layers=24, heads=16)
-    assert mp.VeRA(1024).count(medium) == 98_304  # Kopiczko et al., table 3: 0.098 M
-    llama = mp.Config.llama(
-        vocab=32000, context=4096, width=4096, layers=32, heads=32, ffn=11008
-    )
-    five = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-    assert mp.LoRA(32, target_modules=five).count(llama) == 56_098_816  # 0.83 %
-    assert mp.DoRA(16, target_modules=five).count(llama) == 28_925_952  # Liu et al.: 0.43 %
 
 
 # --- what a change can be
@@ -595,57 +554,17 @@ def test_rows_may_use_different_tables():
 # --- files
 
 
-FAMILY = {
-    mp.LoRA(2): {"lora_A.weight": (2, 8), "lora_B.weight": (8, 2)},
-    mp.RSLoRA(2): {"lora_A.weight": (2, 8), "lora_B.weight": (8, 2)},
-    mp.LoRAPlus(2): {"lora_A.weight": (2, 8), "lora_B.weight": (8, 2)},
-    mp.DoRA(2): {
-        "lora_A.weight": (2, 8),
-        "lora_B.weight": (8, 2),
-        "lora_magnitude_vector": (8,),
-    },
-    mp.VeRA(9): {"vera_lambda_b": (8,), "vera_lambda_d": (9,)},
-    mp.AdaLoRA(3, 2): {"lora_A": (3, 8), "lora_B": (8, 3), "lora_E": (3, 1)},
-    mp.LoHa(2): {
-        "hada_w1_a": (8, 2),
-        "hada_w1_b": (2, 8),
-        "hada_w2_a": (8, 2),
-        "hada_w2_b": (2, 8),
-    },
-    mp.LoKr(2): {"lokr_w1": (2, 2), "lokr_w2": (4, 4)},
-    mp.LoKr(1): {"lokr_w1": (2, 2), "lokr_w2_a": (4, 1), "lokr_w2_b": (1, 4)},
-    mp.IA3(("q_proj",), ()): {"ia3_l": (8, 1)},
-    mp.IA3(("q_proj",), ("q_proj",)): {"ia3_l": (1, 8)},
-}
-
-
-@pytest.mark.parametrize("method", FAMILY, ids=str)
-def test_names_and_shapes_in_a_file_are_hf_pefts(method, tmp_path):
+@pytest.mark.parametrize(
+    "method, marks",
+    [(mp.LoRA(2), []), (mp.RSLoRA(2), ["use_rslora"]), (mp.DoRA(2), ["use_dora"])],
+    ids=str,
+)
+def test_marks_tell_methods_of_one_name_apart_as_hf_peft_does(method, marks, tmp_path):
     base, _ = attached(method, name="a")
     mp.save_adapter(base, "a", tmp_path)
-    saved = load_file(tmp_path / "adapter_model.safetensors")
-    start = "base_model.model.blocks.0.attn.q_proj."
-    got = {
-        n.removeprefix(start): a.shape for n, a in saved.items() if n.removeprefix(start) != n
-    }
-    assert got == FAMILY[method]
-    loaded = mp.load_adapter(model(CONFIG), tmp_path)
-    assert type(loaded.method) is type(method) and loaded.method == method
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    for kind, mark in ((mp.RSLoRA, "use_rslora"), (mp.DoRA, "use_dora")):
-        assert (config.get(mark) is True) == (type(method) is kind)
-
-
-def test_names_of_a_table_in_a_file(tmp_path):
-    base, _ = attached(mp.LoRA(2, target_modules=("wte", "lm_head")), name="a")
-    mp.save_adapter(base, "a", tmp_path)
-    saved = load_file(tmp_path / "adapter_model.safetensors")
-    assert {name.removeprefix("base_model.model."): a.shape for name, a in saved.items()} == {
-        "wte.lora_embedding_A": (2, 11),
-        "wte.lora_embedding_B": (8, 2),
-        "lm_head.lora_A.weight": (2, 8),
-        "lm_head.lora_B.weight": (11, 2),
-    }
+    marked = [mark for mark in ("use_rslora", "use_dora") if config.get(mark) is True]
+    assert config["peft_type"] == "LORA" and marked == marks
 
 
 def test_two_marks_at_once_are_refused(tmp_path):
@@ -658,41 +577,6 @@ def test_two_marks_at_once_are_refused(tmp_path):
 
 
 # --- errors
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        lambda: mp.LoRA(0),
-        lambda: mp.LoRA(2.0),
-        lambda: mp.LoRA(lora_alpha=float("nan")),
-        lambda: mp.LoRA(rank_pattern={"q_proj": 0}),
-        lambda: mp.LoRA(alpha_pattern={"q_proj": float("inf")}),
-        lambda: mp.LoRAPlus(loraplus_lr_ratio=0.0),
-        lambda: mp.VeRA(0),
-        lambda: mp.VeRA(projection_prng_key=-1),
-        lambda: mp.LoHa(0),
-        lambda: mp.LoKr(decompose_factor=0),
-        lambda: mp.LoKr(alpha="8"),
-        lambda: mp.LoKr(decompose_both=1),
-        lambda: mp.LoRA(target_modules=7),
-        lambda: mp.LoRA(layers_to_transform="first"),
-        lambda: mp.LoRA(rank_pattern=7),
-        lambda: mp.LoRA(rank_pattern={0: 7}),
-        lambda: mp.LoHa(rank_pattern={"q_proj": "4"}),
-        lambda: mp.LoHa(alpha_pattern={"(?i)q": 4.0}),
-        lambda: mp.VeRA(d_initial=None),
-        lambda: mp.IA3(feedforward_modules=7),
-        lambda: mp.AdaLoRA(2, 3),
-        lambda: mp.AdaLoRA(beta1=1.0),
-        lambda: mp.AdaLoRA(tinit=-1),
-        lambda: mp.AdaLoRA(deltaT=0),
-        lambda: mp.AdaLoRA(orth_reg_weight=-0.5),
-    ],
-)
-def test_wrong_options_are_refused(wrong):
-    with pytest.raises(ValueError):
-        wrong()
 
 
 def test_a_list_is_as_good_as_a_tuple():

@@ -6,17 +6,22 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 import minipeft as mp
+from laws.equations import Copies
+from methods import SPECS
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.tensor import no_grad
-from minipeft.model.layers import LayerNorm, RMSNorm
 from minipeft.peft.base import base_parameters
 from strategies import batch, configs, model
 from test_methods_adapters import shake
 
 SIZES = dict(vocab=11, context=16, width=8, layers=3, heads=4, kv_heads=2, ffn=6, init_std=0.3)
 GPT2, LLAMA = mp.Config.gpt2(**SIZES), mp.Config.llama(**SIZES)
-SELECTIVE = [mp.BitFit(), mp.NormTuning(), mp.LastK(2), mp.Head()]
-each = pytest.mark.parametrize("method", SELECTIVE, ids=str)
+SELECTIVE = [
+    spec
+    for spec in SPECS.values()
+    if isinstance(spec.equation, Copies) and spec.method is not mp.Full
+]
+each = pytest.mark.parametrize("method", [spec.small for spec in SELECTIVE], ids=str)
 
 
 def logits(base, ids):
@@ -24,53 +29,15 @@ def logits(base, ids):
         return to_numpy(base(ids).data)
 
 
-def expected(method, base):
-    """The paths that a method trains, found by another way: by what the modules are."""
-    paths = {path for path, _ in base.named_parameters()}
-    norms = {p for p, m in base.named_modules() if isinstance(m, (LayerNorm, RMSNorm))}
-    if isinstance(method, mp.BitFit):
-        return {path for path in paths if path.split(".")[-1] == "bias"}
-    if isinstance(method, mp.NormTuning):
-        return {path for path in paths if path.rpartition(".")[0] in norms}
-    if isinstance(method, mp.LastK):
-        last = [
-            f"blocks.{i}." for i in range(base.config.layers - method.k, base.config.layers)
-        ]
-        return {path for path in paths if path.startswith(tuple(last))}
-    return {"lm_head.weight"}
-
-
-@given(configs(), st.sampled_from(["bitfit", "norms", "last-k", "head"]))
-def test_what_trains(config, name):
-    method = mp.METHODS[name]()
-    if name == "bitfit" and config.norm == "rms":
-        return
+@given(configs(), st.sampled_from(SELECTIVE), st.data())
+def test_what_trains(config, spec, data):
+    method = data.draw(spec.draw(config))
     base = model(config)
-    wanted = expected(method, base)
+    wanted = set(spec.equation.paths(method, base))
     adapter = mp.attach(base, method)
     assert set(adapter.copies) == wanted and not adapter.deltas
     assert adapter.count == method.count(config)
     assert {path for path, p in base.named_parameters() if p.requires_grad} == wanted
-
-
-def test_norms_may_have_no_biases_and_linears_may():
-    mixed = GPT2.with_(norm="rms")
-    assert mp.attach(model(mixed), mp.BitFit()).count == mp.BitFit().count(mixed)
-    bare = GPT2.with_(bias=False, tied=False)
-    assert mp.attach(model(bare), mp.BitFit()).count == mp.BitFit().count(bare) == 7 * 8
-
-
-def test_published_counts():
-    sizes = dict(vocab=50257, context=1024)
-    medium = mp.Config.gpt2(width=1024, layers=24, heads=16, **sizes)
-    assert mp.LastK(2).count(medium) == 25_192_448  # Hu et al., table 3, FT-Top2: 25.19 M
-    assert mp.NormTuning().count(medium) == 100_352  # as HF PEFT prints for bloomz-560m
-    assert mp.BitFit().count(medium) == 24 * 11 * 1024 + 1024
-    assert mp.Head().count(medium) == 50257 * 1024
-    llama = mp.Config.llama(
-        vocab=32000, context=4096, width=4096, layers=32, heads=32, ffn=11008
-    )
-    assert mp.NormTuning().count(llama) == (2 * 32 + 1) * 4096
 
 
 def test_bitfit_on_a_llama_has_nothing_to_train():
@@ -78,12 +45,6 @@ def test_bitfit_on_a_llama_has_nothing_to_train():
     with pytest.raises(ValueError, match=r"has none.*NormTuning"):
         mp.attach(base, mp.BitFit())
     assert not mp.adapters(base) and all(p.requires_grad for p in base.parameters())
-
-
-@pytest.mark.parametrize("k", [0, -1, 1.5, True])
-def test_k_is_a_whole_number(k):
-    with pytest.raises(ValueError, match="whole number"):
-        mp.LastK(k)
 
 
 def test_k_is_at_most_the_number_of_blocks():

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from minipeft.model.layers import Parameter
-from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 
 rates = st.floats(1e-4, 1.0)
 
@@ -63,6 +63,7 @@ def test_adamw_updates_in_place_and_remembers_what_was():
     ).all()
     assert (to_numpy(g) == 1).all()
     assert {a.dtype.name for a in (p.data, *optimizer.m, *optimizer.v)} == {"float32"}
+    assert optimizer.state == {"m": optimizer.m, "v": optimizer.v}
 
 
 @given(st.floats(1e-3, 1.0))

@@ -3,23 +3,23 @@
 import pytest
 
 from bugs import BUGS
-from planted import planted, table
+from planted import caught, check, law_name, planted, table
 
 every_bug = pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
 
 
 @every_bug
 def test_a_planted_bug_is_caught(bug):
-    assert bug.caught(), f"law {bug.law}, {bug.law_name}, let it pass"
+    assert caught(bug), f"law {bug.law}, {law_name(bug)}, let it pass"
 
 
 @every_bug
 def test_the_law_has_nothing_against_the_real_code(bug):
-    bug.check()
+    check(bug)
 
 
 def test_there_are_enough_bugs_and_every_law_catches_some():
-    assert len(BUGS) >= 25
+    assert len(BUGS) >= 77
     assert {bug.law for bug in BUGS} == set(range(1, 18))
     assert len({bug.what for bug in BUGS}) == len(BUGS)
 
@@ -27,7 +27,7 @@ def test_there_are_enough_bugs_and_every_law_catches_some():
 def test_a_bug_that_is_not_caught_would_show(monkeypatch):
     monkeypatch.setattr("bugs.BUGS", BUGS[:1])
     assert "**none**" not in table()
-    monkeypatch.setattr(type(BUGS[0]), "check", lambda bug, seed: None)
+    monkeypatch.setattr("planted.check", lambda bug, seed: None)
     assert "**none**" in table()
 
 
@@ -35,9 +35,9 @@ def test_planting_leaves_no_trace_and_refuses_what_is_not_there():
     bug = BUGS[0]
     with pytest.raises(RuntimeError), planted(bug.module, bug.right, bug.wrong):
         raise RuntimeError
-    bug.check()
+    check(bug)
     with (
-        pytest.raises(LookupError, match="0 times"),
-        planted("model.layers", "no such text", ""),
+        pytest.raises(LookupError, match=r"minipeft\.model\.layers: .* is there 0 times"),
+        planted("model.layers", "'no such text'", "''"),
     ):
         pass

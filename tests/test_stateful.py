@@ -312,17 +312,21 @@ def test_unmerging_what_cannot_be_used_now_changes_nothing():
 
 
 PLANTED = [
-    ("peft.attach", "del adapter.places[path].deltas[name]", "pass"),
-    ("io.checkpoint", "    use(model, adapter.name)", "    pass"),
+    ("peft.attach", "del adapter.modules[path].deltas[name]", "pass"),
+    ("io.checkpoint", "use(model, adapter.name)", "pass"),
     # found after more steps, so looked for by --profile thorough only
     ("peft.attach", "use(model, others(model, name))", "use(model, in_use(model))"),
-    ("peft.merge", "put(dict(model.named_modules()), receipt.before)", "pass"),
-    ("peft.merge", "    use(model, used)", "    use(model, adapter.name)"),
-    ("peft.attach", "put(adapter.places, adapter.replaced)", "pass"),
+    ("peft.merge", "swap(dict(model.named_modules()), receipt.before)", "pass"),
+    (
+        "peft.merge",
+        "install(model, adapter)\nuse(model, used)",
+        "install(model, adapter)\nuse(model, adapter.name)",
+    ),
+    ("peft.attach", "swap(adapter.modules, adapter.originals)", "pass"),
 ]
 
 
-@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug[1].strip())
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug[1])
 def test_the_machine_finds_planted_bugs(bug, request):
     if bug in PLANTED[2:] and request.config.getoption("--profile") != "thorough":
         pytest.skip("takes up to half a minute")

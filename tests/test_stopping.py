@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import minipeft as mp
-from minipeft.engine.backend import np
+from minipeft.engine.backend import np, xp
 from minipeft.train.fit import Run, Settings
 from test_train import SMALL, examples, weights
 
@@ -217,3 +217,51 @@ def test_a_checkpoint_with_one_wrong_bit_is_refused_and_nothing_is_half_applied(
     path.write_bytes(content)
     run.resume(path)
     assert run.done == 2 and (weights(run.model) != before).any()
+
+
+class Momentum:
+    """Heavy-ball gradient descent, an optimiser that a method may bring: v ← β v + g."""
+
+    def __init__(self, parameters, betas, weight_decay):
+        self.parameters, self.beta, self.steps = list(parameters), betas[0], 0
+        self.v = [xp.zeros_like(p.data) for p in self.parameters]
+
+    @property
+    def state(self):
+        return {"velocity": self.v}
+
+    def step(self, lr, scale=1.0, before=None):
+        self.steps += 1
+        for i, p in enumerate(self.parameters):
+            before[i][...] = p.data
+            if p.grad is not None:
+                self.v[i] *= self.beta
+                self.v[i] += p.grad * scale
+                p.data -= lr * self.v[i]
+
+
+class WithMomentum(mp.LoRA):
+    """LoRA that is trained by its own optimiser."""
+
+    def make_optimizer(self, parameters, betas, weight_decay):
+        return Momentum(parameters, betas, weight_decay)
+
+
+def test_a_method_may_bring_its_own_optimiser(tmp_path):
+    def run(**how):
+        net = mp.Transformer(SMALL, 0)
+        mp.attach(net, WithMomentum(r=2), "own")
+        mp.attach(net, mp.Bottleneck(m=2), "adamws")
+        mp.use(net, ["own", "adamws"])
+        return net, mp.fit(net, examples(), steps=9, batch_size=5, warmup=3, **how)
+
+    whole, history = run()
+    how = dict(checkpoint=tmp_path / "run.safetensors", save_every=2)
+    run(until=5, **how)
+    resumed, second = run(**how)
+    assert (weights(resumed) == weights(whole)).all() and second.loss == history.loss
+
+    net = mp.Transformer(SMALL, 0)
+    mp.attach(net, WithMomentum(r=2))
+    state = Run(net, examples(), Settings(4, 5, 0.1)).state()
+    assert {name.split("/")[0] for name in state} == {"weights", "good", "velocity"}

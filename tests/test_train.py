@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.functional import IGNORE
+from minipeft.engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from minipeft.model.layers import Dropout
 from minipeft.text.words import END, SEP, encode, examples_of
 from minipeft.train.batch_gradient import part_gradient
 from minipeft.train.data import Examples
 from minipeft.train.fit import Settings
 from minipeft.train.history import History
-from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from strategies import batch, configs, model
 
 SMALL = mp.Config.gpt2(vocab=9, context=8, width=8, layers=1, heads=2, init_std=0.2)

@@ -62,23 +62,26 @@ def dtype(name):
         _precision.reset(token)
 
 
-def blocks(rows, width=1):
-    """Slices of `rows` rows of `width` numbers each: as many as stay in a core's cache.
+def blocks(a, width=None):
+    """Slices of the rows of an array, so many rows each as stay in a core's cache.
 
-    A GPU takes all of them at once.
+    width: how many numbers the work on a row touches (default: those in the row). All rows are
+    one slice if the array is not NumPy's own: on a GPU, or without values.
     """
-    step = max(1, CACHED // max(1, width)) if xp is np else max(1, rows)
-    return [slice(start, start + step) for start in range(0, rows, step)]
+    rows = len(a)
+    width = a.size // max(1, rows) if width is None else width
+    step = CACHED // max(1, width) if isinstance(a, np.ndarray) else rows
+    return [slice(start, start + step) for start in range(0, rows, max(1, step))]
 
 
-def array(values):
-    """Copy numbers to the device as floats of the default dtype."""
-    return _create.get()(values, dtype=default_dtype())
+def array(values, dtype=None):
+    """A copy of the host's values on the device, as floats of the default dtype or another."""
+    return _create.get()(values, dtype=default_dtype() if dtype is None else dtype)
 
 
 @contextlib.contextmanager
 def creating(create):
-    """Make arrays of parameters by create(values, dtype) inside the block: see `outline`."""
+    """Inside the block `array` returns create(values, dtype): see `shape_arrays`."""
     token = _create.set(create)
     try:
         yield

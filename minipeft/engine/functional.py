@@ -8,8 +8,8 @@ G key-value heads, K head width.
 
 import math
 
-from .backend import blocks, np, xp
-from .tensor import in_outline_too, needs_gradient, once, record, value
+from .backend import array, blocks, np, xp
+from .tensor import needs_gradient, once, record, value
 
 IGNORE = -100  # a label that takes no part in the loss
 
@@ -39,7 +39,7 @@ def embedding(w, ids):
     table, shape = value(w), value(w).shape
 
     def scatter(g):
-        dw = xp.zeros(shape, dtype=g.dtype)
+        dw = xp.zeros_like(g, shape=shape, order="C")
         xp.add.at(dw, ids, g)
         return dw
 
@@ -52,7 +52,7 @@ def dropout(x, p, rng):
     The mask is drawn on the host from `rng`; the expectation over masks is x.
     """
     a = value(x)
-    keep = xp.asarray(rng.random(a.shape, dtype=np.float32) >= p)
+    keep = array(rng.random(a.shape, dtype=np.float32) >= p, bool)
     scale = 1.0 / (1.0 - p)
     return record(a * keep * scale, (x, lambda g: g * keep * scale))
 
@@ -67,7 +67,7 @@ def gelu(x):
     a, c, keep = value(x), math.sqrt(2.0 / math.pi), needs_gradient(x)
     flat, shape = a.reshape(-1), a.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
-    for part in blocks(len(flat)):
+    for part in blocks(flat):
         a = flat[part]
         aa = a * a
         h = aa * (0.044715 * c)
@@ -94,7 +94,7 @@ def silu(x):
     a, keep = value(x), needs_gradient(x)
     flat, shape = a.reshape(-1), a.shape
     y, slope = xp.empty_like(flat), xp.empty_like(flat) if keep else None
-    for part in blocks(len(flat)):
+    for part in blocks(flat):
         s = flat[part] * 0.5
         xp.tanh(s, out=s)
         s += 1.0
@@ -197,7 +197,7 @@ def attention(q, k, v, mask):
     def gradients(g):
         g = g.reshape(grouped)
         dq, dk, dv = (xp.empty_like(x) for x in (queries, keys, values))
-        for rows in blocks(B, H * T * S):
+        for rows in blocks(queries, H * T * S):
             ds = g[rows] @ xp.swapaxes(values[rows], -1, -2)
             ds -= (ds[..., None, :] @ p[rows][..., :, None])[..., 0]
             ds *= p[rows]
@@ -219,7 +219,7 @@ def _attend(queries, keys, values, mask, T):
     H = N // T * G
     p, y = (xp.empty_like(queries, shape=s, order="C") for s in ((B, G, N, S), (B, T, H, K)))
     y = y.transpose(0, 2, 1, 3)  # in memory (B, T, H, K), as it is read next
-    for rows in blocks(B, H * T * S):
+    for rows in blocks(queries, H * T * S):
         scores = xp.matmul(queries[rows], xp.swapaxes(keys[rows], -1, -2), out=p[rows])
         if mask is not None:
             scores = scores.reshape(-1, G, H // G, T, S)  # a view
@@ -274,11 +274,8 @@ def cross_entropy(logits, labels, count=None):
         z[n, targets] -= g
         if z.size == math.prod(shape):
             return z.reshape(shape)
-        dx = xp.zeros(shape, dtype=z.dtype)
+        dx = xp.zeros_like(z, shape=shape, order="C")
         dx.reshape(-1, shape[-1])[rows] = z
         return dx
 
     return record(loss, (logits, dlogits))
-
-
-in_outline_too(globals())

@@ -21,16 +21,13 @@ First derivatives only: a gradient is a plain array, not a Tensor.
 """
 
 import contextlib
-import functools
 import heapq
 import itertools
 from contextvars import ContextVar
-from types import FunctionType
 
 from .backend import xp
 
 _recording = ContextVar("recording", default=True)
-_priced = ContextVar("priced", default=None)
 _numbers = itertools.count()
 
 
@@ -133,36 +130,6 @@ def record(result, *edges):
         return Tensor(result)
     kept = [(x.node, vjp) for x, vjp in edges if isinstance(x, Tensor) and x.node is not None]
     return Tensor(result, node=Node(result.shape, kept) if kept else None)
-
-
-def in_outline_too(module):
-    """Let each public function of a module, given as its globals(), be read for its costs.
-
-    Inside `priced(table)` a call goes to the table's function of that name: see `costs`.
-    """
-    for name, op in list(module.items()):
-        own = isinstance(op, FunctionType) and op.__module__ == module["__name__"]
-        if own and name[0] != "_":
-            module[name] = _either(op)
-
-
-def _either(op):
-    @functools.wraps(op)
-    def called(*operands, **options):
-        table = _priced.get()
-        return (op if table is None else table[op.__name__])(*operands, **options)
-
-    return called
-
-
-@contextlib.contextmanager
-def priced(table):
-    """Inside the block the functions of {name of an op: function} stand for the ops."""
-    token = _priced.set(table)
-    try:
-        yield
-    finally:
-        _priced.reset(token)
 
 
 def once(vjp):

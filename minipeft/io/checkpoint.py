@@ -146,7 +146,7 @@ def hf_name(path, method):
     module, _, name = path.rpartition(".")
     if module == "start":
         return name
-    name += ".weight" if name in method.hf_modules else ""
+    name += ".weight" if name in method.hf_weights else ""
     module = module.removesuffix(".attend")  # HF has no module for attention itself
     return f"base_model.model.{module}.{name}"
 

@@ -1,10 +1,10 @@
-"""How many numbers a method trains, of how many, on a model that need not be built.
+"""Counts the parameters that a method trains, on a model that need not be built.
 
 minipeft count llama-2-7b --method lora --r 16 --targets q_proj,v_proj
 minipeft count --layers 32 --width 4096 --ffn 11008 --vocab 32000 --heads 32 --method ia3
 minipeft count --papers
 
-A model is a preset by name, or else by its numbers: Llama's shape, or --shape gpt2, or what
+A model is a preset by name, or else by its sizes: Llama's shape, or --shape gpt2, or what
 --norm, --position, --mlp, --bias and --tied make of them. The share of what trains is given of
 the base, and of the total of the base and what a method adds to it: papers print the one or the
 other. In a model of two halves, such as T5, the blocks of both are layers, and a prompt is
@@ -13,24 +13,20 @@ counted for one half.
 
 import argparse
 import json
-import math
 from dataclasses import dataclass
 
 from ..errors import unknown
 from ..model.config import CHOICES, Config
-from ..peft.methods import Full
-from ..peft.methods.selective import Selective
 from ..peft.targets import room_for
 from .command_line import chosen_method, method_arguments
-from .formulas import brief, formula
 from .papers import rows, table
 from .presets import PRESETS, architecture
 
 SIZES = {
     "layers": "blocks",
-    "width": "numbers that stand for a token",
+    "width": "length of the vector of a token",
     "heads": "of queries",
-    "vocab": "tokens that there are",
+    "vocab": "number of different tokens",
     "kv_heads": "of keys and values (default: as many)",
     "ffn": "hidden width of an MLP (default: 4 times the width)",
     "context": "the longest sequence, needed where positions are learned",
@@ -43,10 +39,10 @@ KEYS = ("trainable", "base", "percent_of_base", "percent_of_total", "formula")
 
 @dataclass(frozen=True)
 class Count:
-    """What `count` found: numbers, and the equation that they come from."""
+    """How many parameters train, and the equation that the count comes from."""
 
     trainable: int
-    base: int  # numbers of the model without the method
+    base: int  # parameters of the model without the method
     total: int  # and with it
     formula: str
 
@@ -62,7 +58,7 @@ class Count:
 
     def __str__(self):
         rows = {
-            "trains": f"{self.trainable:,} numbers",
+            "trains": f"{self.trainable:,} parameters",
             "": f"{self.percent_of_base:.4g} % of the base's {self.base:,}",
             " ": f"{self.percent_of_total:.4g} % of the total of {self.total:,}",
             "formula": self.formula,
@@ -80,21 +76,28 @@ def count(model, method):
     """
     trainable = method.count(model)
     if not trainable:
-        raise ValueError(f"{brief(method)} finds nothing to train in this model")
+        raise ValueError(f"{method.brief()} finds nothing to train in this model")
     if model.context is not None:
         room_for(getattr(method, "num_virtual_tokens", 0), model.context)
-    total = model.size + added(model, method)
+    total = model.size + method.count_new(model)
     return Count(trainable, model.size, total, formula(method, model))
 
 
-def added(model, method):
-    """How many of the numbers that a method trains the base has not itself."""
-    if isinstance(method, Full):
-        return 0
-    if isinstance(method, Selective):
-        chosen = method.chosen(model).items()
-        return sum(math.prod(shape) for path, shape in chosen if path not in model.parameters)
-    return method.count(model)
+def formula(method, config):
+    """The equation of what a method trains on a model of this Config or Architecture.
+
+    r (in + out) a target = 32 layers · 2 targets · 16 (4,096 + 4,096) = 8,388,608
+    """
+    terms = method.terms(config)
+    units = {unit for term in terms for unit in term.times}
+    if units == {"tensor"}:
+        symbols = "the sizes of all that trains"
+    elif "target" in units:
+        symbols = " or ".join(dict.fromkeys(term.equation for term in terms)) + " a target"
+    else:
+        symbols = " + ".join(" a ".join([t.equation, *list(t.times)[-1:]]) for t in terms)
+    total = sum(term.count for term in terms)
+    return f"{symbols} = {' + '.join(map(str, terms)) or 0} = {total:,}"
 
 
 def arguments(parser):
@@ -123,8 +126,8 @@ def model_arguments(parser):
 def main(options):
     """Run `minipeft count`."""
     if options.papers:
-        if named(options) or numbers(options):
-            raise ValueError("--papers has models of its own; leave out preset and numbers")
+        if named(options) or sizes_of(options):
+            raise ValueError("--papers has models of its own; leave out preset and sizes")
         print(json.dumps(list(rows()), ensure_ascii=False) if options.json else table())
         return
     method = chosen_method(options)
@@ -132,8 +135,8 @@ def main(options):
     if options.json:
         print(json.dumps({key: getattr(found, key) for key in KEYS}, ensure_ascii=False))
     else:
-        sizes = ", ".join(f"{name}={value}" for name, value in numbers(options).items())
-        print(f"{sizes or named(options)[0]}\n{brief(method)}\n{found}")
+        sizes = ", ".join(f"{name}={value}" for name, value in sizes_of(options).items())
+        print(f"{sizes or named(options)[0]}\n{method.brief()}\n{found}")
 
 
 def named(options):
@@ -141,7 +144,7 @@ def named(options):
     return [name for name in (options.preset, options.model) if name is not None]
 
 
-def numbers(options):
+def sizes_of(options):
     """The sizes and choices of a model that the options give, {name: value}."""
     given = {name: getattr(options, name) for name in SHAPE}
     return {name: value for name, value in given.items() if value is not None}
@@ -149,24 +152,24 @@ def numbers(options):
 
 def chosen_model(options):
     """The Config or Architecture that the options name or describe."""
-    names, sizes = named(options), numbers(options)
+    names, sizes = named(options), sizes_of(options)
     if len(names) + bool(sizes) != 1:
         raise ValueError(
-            "name one preset or give a model's numbers: --layers --width --heads --vocab …; "
+            "name one preset or give a model's sizes: --layers --width --heads --vocab …; "
             f"the presets are {', '.join(PRESETS)}"
         )
-    return by_numbers(**sizes) if sizes else architecture(names[0])
+    return by_sizes(**sizes) if sizes else architecture(names[0])
 
 
-def by_numbers(shape="llama", **sizes):
-    """The Config of a shape and numbers; ValueError if one is missing or they do not fit."""
+def by_sizes(shape="llama", **sizes):
+    """The Config of a shape and sizes; ValueError if one is missing or they do not fit."""
     if shape not in ("llama", "gpt2"):
         raise ValueError(unknown("shape", shape, ("llama", "gpt2")))
     learned = sizes.get("position", "learned" if shape == "gpt2" else "rope") == "learned"
     for name in (*NEEDED, "context") if learned else NEEDED:
         if name not in sizes:
             raise ValueError(
-                f"--{name} is missing; a model by numbers needs --layers, --width, --heads, "
+                f"--{name} is missing; a model by sizes needs --layers, --width, --heads, "
                 "--vocab, and --context where positions are learned"
             )
     if sizes["layers"] > MOST_LAYERS:

@@ -1,6 +1,6 @@
 """The picture of a ledger: bars of what a training step holds, a method each."""
 
-from .account import human
+from .ledger_table import human
 from .plots import LARGE, SMALL, canvas
 
 PARTS = {  # {what it is: (colour, keys of a Ledger)}; colours of Okabe & Ito's
@@ -27,7 +27,7 @@ def bars(rows):
     for y, row in enumerate(rows.values()):
         stack(axes, y, row, unit)
         flops = f"{row['flops']['total'] / most:.0%} of the FLOPs"
-        text = f"{human(row['total'])} · trains {row['trainable_numbers']:,} · {flops}"
+        text = f"{human(row['total'])} · trains {row['trainable_parameters']:,} · {flops}"
         write(axes, y, row["total"] / unit, end / unit, text)
     axes.set_yticks(range(len(rows)), rows, fontsize=LARGE)
     axes.set(xlim=(0, end / unit), xlabel=name)
@@ -64,5 +64,5 @@ def asked(row):
     """Of what step a Ledger is, in a line."""
     parts = f" in {row['accumulate']} parts" if row["accumulate"] > 1 else ""
     less = ", blocks recomputed" if row["recompute"] else ""
-    size = f"{row['base_numbers']:,} numbers, {row['policy']}"
+    size = f"{row['base_parameters']:,} parameters, {row['policy']}"
     return f"a training step on {size}, batch {row['batch']} × {row['seq']} tokens{parts}{less}"

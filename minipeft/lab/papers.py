@@ -25,7 +25,6 @@ from ..peft.methods import (
     PTuning,
     VeRA,
 )
-from .formulas import brief
 from .presets import architecture
 
 UNITS = {"%": 1, "K": 10**3, "M": 10**6}
@@ -74,7 +73,7 @@ class Figure:
         why = f", {self.why}" if self.why else ""
         share = "share " if "%" in self.printed else ""
         of = f", {share}of {self.of}" if self.of else ""
-        return f"{self.model}  {times}{brief(self.method).replace('_proj', '')}{why}{of}"
+        return f"{self.model}  {times}{self.method.brief().replace('_proj', '')}{why}{of}"
 
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")

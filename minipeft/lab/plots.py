@@ -1,42 +1,82 @@
 """What all pictures share: colours and markers, axes, labels that keep apart.
 
-One hue a family of methods (Okabe & Ito's, which colour-blind readers tell apart), and within
-it one marker and shade a method.
+A family of methods has one hue (Okabe and Ito's, which colour-blind readers tell apart). Within
+a family each method has a marker and a lightness of that hue, so that the picture can also be
+read in grey.
 """
 
 import io
 from pathlib import Path
 
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from ..engine.backend import np
 from ..io.files import write_bytes
 from .comparison_table import COMPARED
 
-COLOURS = {  # of families, and a second shade where there are many methods
-    "full": ("#000000",),
-    "selective": ("#CC79A7",),
-    "lora": ("#0072B2", "#56B4E9"),
-    "adapter": ("#D55E00",),
-    "prompt": ("#009E73",),
-}
-MARKERS = "osD^vP"
+BLACK, WHITE = np.zeros(3), np.ones(3)
+HUES = {"full": "#222222", "selective": "#CC79A7", "lora": "#0072B2", "adapter": "#D55E00",
+        "prompt": "#009E73"}  # fmt: skip
+OTHER_HUES = ("#E69F00", "#56B4E9", "#666666")  # of families that HUES does not name, in turn
+MARKERS = "osD^vPXph<>d"
 SMALL, LARGE = 10, 12  # points, of labels and titles
 
 
 def style(method):
-    """The colour and marker that a method has in every picture, as options of `Axes.plot`."""
+    """Returns the look of a method in every picture, as options of `Axes.plot`."""
     family = COMPARED[method].family
     members = [name for name, kind in COMPARED.items() if kind.family == family]
-    shade, number = divmod(members.index(method), len(MARKERS))
-    marker = "*" if family == "full" else MARKERS[number]
+    number = members.index(method)
+    marker = "*" if method == "full" else MARKERS[number % len(MARKERS)]
     size = 9 if marker == "*" else 6
-    return {"color": COLOURS[family][shade], "marker": marker, "markersize": size}
+    return {"color": shade(hue(family), number), "marker": marker, "markersize": size}
+
+
+def hue(family):
+    """Returns the colour of a family."""
+    if family in HUES:
+        return HUES[family]
+    others = dict.fromkeys(kind.family for kind in COMPARED.values() if kind.family not in HUES)
+    return OTHER_HUES[[*others].index(family) % len(OTHER_HUES)]
+
+
+def shade(colour, number):
+    """Returns a colour made darker or lighter: number 0 is the colour itself.
+
+    Steps of the golden ratio keep neighbours far apart, and never give the same shade twice.
+    """
+    lightness = (0.5 + number * 0.6180339887) % 1  # 0.5: as it is
+    if lightness < 0.5:
+        return mix(colour, BLACK, 1.1 * (0.5 - lightness))  # up to 55 % black
+    return mix(colour, WHITE, 1.1 * (lightness - 0.5))
+
+
+def mix(colour, other, share):
+    """Returns a colour with this share of another in it."""
+    return to_hex((1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other)))
 
 
 def tint(method):
-    """The colour of a method's name: the darkest of its family, to be read on white."""
-    return COLOURS[COMPARED[method].family][0]
+    """Returns the colour of a method's name: its family's hue, dark enough to read on white."""
+    return readable(hue(COMPARED[method].family))
+
+
+def readable(colour):
+    """Returns a colour, darkened until its contrast with white is 4.5 : 1, as WCAG 2 asks."""
+    return next(
+        dark
+        for percent in range(101)
+        if contrast(dark := mix(colour, BLACK, percent / 100)) >= 4.5
+    )
+
+
+def contrast(colour):
+    """Returns the contrast of a colour with white, from 1 (white) to 21 (black)."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return 1.05 / (float(linear @ (0.2126, 0.7152, 0.0722)) + 0.05)
 
 
 def canvas(rows, columns, width, height):
@@ -59,43 +99,69 @@ def tidy(axes):
     axes.tick_params(labelsize=SMALL)
 
 
-def place_labels(axes):
-    """Move each label to the place nearest to its point where it covers nothing else."""
+def place_labels(axes, farthest=150):
+    """Move each label to the place nearest to its point where it covers nothing else.
+
+    A label that is moved away gets a thin line to its point. One that finds no place within
+    `farthest` pixels is taken away, and its point stays without a name.
+    """
+    axes.figure.draw_without_rendering()  # lays out the axes, and then they stay
+    axes.figure.set_layout_engine("none")
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
     taken = [around(axes.transData.transform(label.xy), 5) for label in labels]
+    taken += [text.get_window_extent().extents for text in axes.texts if text not in labels]
     strokes = [line for line in axes.lines if len(line.get_xdata()) == 2]
-    taken += [line.get_window_extent().extents for line in strokes]
+    taken += [line.get_window_extent().padded(3).extents for line in strokes]
     frame, points = axes.get_window_extent(), 72 / axes.figure.dpi
     for label in labels:
-        x, y = axes.transData.transform(label.xy)
-        extent = label.get_window_extent()
-        near = list(places(x, y, extent.width, extent.height, frame))
-        place = next((place for place in near if free(place, taken)), near[0])
+        point, extent = axes.transData.transform(label.xy), label.get_window_extent()
+        places = candidates(*point, extent.width, extent.height, frame, farthest)
+        place = next((place for place in places if free(place, taken)), None)
+        if place is None:
+            label.remove()
+            continue
         taken.append(place)
+        x, y = point
         label.set_position(((place[0] - x) * points, (place[1] - y) * points))
-        if abs(place[1] - y) > 2 * extent.height:  # far enough to need a line
-            thin = {"arrowstyle": "-", "lw": 0.4, "color": "grey"}
-            end = label.get_position()
+        if distance(point, place) > 1.5 * extent.height:  # far enough to need a line
+            thin = {"arrowstyle": "-", "lw": 0.5, "color": "grey", "shrinkA": 0, "shrinkB": 3}
+            end = np.subtract(nearest(point, place), point) * points
             axes.annotate("", label.xy, end, textcoords="offset points", arrowprops=thin)
 
 
 def around(point, size):
-    """The box (left, bottom, right, top) around a point."""
+    """Returns the box (left, bottom, right, top) around a point."""
     return (point[0] - size, point[1] - size, point[0] + size, point[1] + size)
 
 
-def places(x, y, width, height, frame):
-    """Boxes (left, bottom, right, top) near a point in pixels, nearest first, in the frame."""
-    for away in range(1, 40):
-        for left in (x + 7, x - 7 - width, x - width / 2):
-            for rise in (away, -away):
-                bottom = y - height / 2 + (rise - (1 if rise > 0 else -1)) * 0.55 * height
-                centred = left == x - width / 2
-                if centred and abs(bottom + height / 2 - y) < height:
-                    continue
-                box = (left, bottom, left + width, bottom + height)
-                if frame.x0 <= box[0] and box[2] <= frame.x1 + 25 and frame.y0 <= box[1]:
-                    yield box
+def candidates(x, y, width, height, frame, farthest):
+    """Returns boxes (left, bottom, right, top) of a size in the frame, nearest to (x, y) first.
+
+    All numbers are pixels.
+    """
+    lefts = [x + 7, x - 7 - width, x - width / 2]
+    lefts += [x + side * away for side in (1, -1) for away in range(20, farthest, 12)]
+    bottoms = [y - height / 2 + 0.5 * height * k for k in range(-20, 21)]
+    boxes = [(left, low, left + width, low + height) for left in lefts for low in bottoms]
+    boxes = [
+        box
+        for box in boxes
+        if frame.x0 <= box[0] and box[2] <= frame.x1 + 25 and frame.y0 <= box[1]
+        and box[3] <= frame.y1 and 6 < distance((x, y), box) <= farthest
+    ]  # fmt: skip
+    return sorted(
+        boxes, key=lambda box: distance((x, y), box) + abs(box[1] + box[3] - 2 * y) / 4
+    )
+
+
+def nearest(point, box):
+    """Returns the point of a box (left, bottom, right, top) that is nearest to a point."""
+    return [min(max(at, box[i]), box[i + 2]) for i, at in enumerate(point)]
+
+
+def distance(point, box):
+    """Returns how far a point is from a box, 0 if it lies inside."""
+    return float(np.hypot(*np.subtract(point, nearest(point, box))))
 
 
 def free(box, taken):

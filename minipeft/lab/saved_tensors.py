@@ -5,7 +5,7 @@ An array lives as long as a derivative's closure refers to it, so the closures a
 
 from ..engine.backend import xp
 from ..engine.tensor import Tensor
-from .shape_array import Outline
+from .shape_array import ShapeArray
 
 
 def tape_arrays(loss, parameters=()):
@@ -43,12 +43,10 @@ def buffers(*things):
         seen.add(id(thing))
         if isinstance(thing, Tensor):
             todo += thing.arrays.values()
-        elif isinstance(thing, (xp.ndarray, Outline)):
+        elif isinstance(thing, (xp.ndarray, ShapeArray)):
             found[id(base_buffer(thing))] = base_buffer(thing)
         elif isinstance(thing, (tuple, list)):
             todo += thing
-        elif hasattr(thing, "kept"):  # a derivative in outline
-            todo += thing.kept
         else:  # a derivative, or a function that it shares with others
             todo += getattr(thing, "__defaults__", None) or ()
             todo += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
@@ -57,6 +55,6 @@ def buffers(*things):
 
 def base_buffer(a):
     """The array whose memory a view looks into; an array that is no view is its own."""
-    while isinstance(a.base, (xp.ndarray, Outline)):
+    while isinstance(a.base, (xp.ndarray, ShapeArray)):
         a = a.base
     return a

@@ -33,7 +33,9 @@ def recomputed(f, inputs, parameters):
         fresh = [Tensor(x.data, requires_grad=True) if needs_gradient(x) else x for x in inputs]
         grads = gradients(again(*fresh), g)
         return [
-            grads.get(x.node, xp.zeros(x.shape, g.dtype)) if needs_gradient(x) else None
+            grads.get(x.node, xp.zeros_like(g, shape=x.shape, order="C"))
+            if needs_gradient(x)
+            else None
             for x in (*fresh, *parameters)
         ]
 

@@ -3,9 +3,7 @@
 B batch, T tokens read now, S slots in all, G key-value heads, K head width.
 """
 
-import functools
-
-from ..engine.backend import np, xp
+from ..engine.backend import array, np, xp
 from ..engine.ops import concat
 from ..engine.tensor import Tensor, needs_gradient
 
@@ -78,7 +76,6 @@ class Cache:
         return new
 
 
-@functools.lru_cache(maxsize=4)  # a mask is as large as one head's scores
 def causal(T, S, dtype):
     """The mask (T, S) by which query i sees key j when j ≤ i + S − T."""
-    return xp.triu(xp.full((T, S), HIDDEN, dtype=dtype), k=S - T + 1)
+    return xp.triu(array(np.broadcast_to(HIDDEN, (T, S)), dtype), k=S - T + 1)

@@ -14,7 +14,7 @@ V vocabulary.
 """
 
 from ..engine import functional as F
-from ..engine.backend import np, xp
+from ..engine.backend import array, np, xp
 from .kv_cache import Cache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
 from .validation import check_attention_mask, check_ids, check_labels
@@ -196,5 +196,5 @@ def rotation(config, positions, dtype):
     angles = positions[..., None] * speeds  # (T, K/2) or (B, T, K/2)
     if angles.ndim == 3:
         angles = angles[:, None]  # an axis for the heads
-    cos, sin = (xp.asarray(f(angles).astype(dtype)) for f in (np.cos, np.sin))
+    cos, sin = (array(f(angles), dtype) for f in (np.cos, np.sin))
     return lambda x: F.rope(x, cos, sin)

@@ -1,7 +1,8 @@
-"""Putting adapters on a model, choosing among them, and taking them off.
+"""Attaches adapters to a model, chooses which are in use, and detaches them.
 
-The base's own parameters are never written to: a private copy takes a parameter's place in its
-module while in use, and the original, the same object, is put back afterwards.
+The base's own parameters are never written to. Where a method trains a base parameter, a
+private copy takes its place in its module while in use; afterwards the original, the same
+object, is put back.
 """
 
 import contextlib
@@ -12,10 +13,11 @@ from .base import Adapter, Method, adapters, base_parameters, find, in_use, prec
 
 
 def attach(model, method, name="default", rng=0):
-    """Put a method on a model under a name, use it, freeze all else. Returns the Adapter.
+    """Attaches a method to a model under a name, uses it, and freezes everything else.
 
-    `rng`, a seed or a NumPy Generator, draws the initial values. Raises, and changes nothing,
-    for a name already taken, target modules that match nothing, or a rank that does not fit.
+    Returns the Adapter. `rng`, a seed or a NumPy Generator, draws the initial values. Raises
+    ValueError, and changes nothing, for a name already taken, target modules that match
+    nothing, or a rank that does not fit.
     """
     adapter = prepare(model, method, name, rng)
     install(model, adapter)
@@ -24,7 +26,7 @@ def attach(model, method, name="default", rng=0):
 
 
 def prepare(model, method, name, rng=0):
-    """The Adapter that `attach` would put on the model, which stays as it is."""
+    """Returns the Adapter that `attach` would install; the model stays as it is."""
     check_name(model, name)
     if not isinstance(method, Method):
         raise TypeError(f"attach takes a method such as LoRA(r=8), got {method!r}")
@@ -39,7 +41,7 @@ def prepare(model, method, name, rng=0):
 
 
 def check_name(model, name):
-    """Refuse what cannot name a new adapter."""
+    """Raises ValueError for what cannot name a new adapter."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"an adapter's name is a non-empty string, got {name!r}")
     if name in adapters(model):
@@ -47,7 +49,7 @@ def check_name(model, name):
 
 
 def install(model, adapter):
-    """Put a prepared adapter on the model, freezing the base, without using it."""
+    """Puts a prepared adapter on the model and freezes the base, without using the adapter."""
     if not adapters(model):
         model.trained_before = [p for _, p in base_parameters(model) if p.requires_grad]
     for _, p in base_parameters(model):
@@ -56,21 +58,22 @@ def install(model, adapter):
         p.requires_grad = False
     modules = dict(model.named_modules())
     owners = [path.rpartition(".")[0] for path in adapter.copies]
-    adapter.places = {path: modules[path] for path in (*adapter.deltas, *owners)}
+    adapter.modules = {path: modules[path] for path in (*adapter.deltas, *owners)}
     for path, delta in adapter.deltas.items():
-        adapter.places[path].deltas[adapter.name] = delta
+        adapter.modules[path].deltas[adapter.name] = delta
     adapters(model)[adapter.name] = adapter
 
 
 def detach(model, name="default"):
-    """Take an adapter off, as if it had never been there. Returns the Adapter.
+    """Takes an adapter off the model, as if it had never been there. Returns the Adapter.
 
-    When the last one goes, the base parameters that trained before the first came train again.
+    With the last adapter gone, the base parameters that were trainable before the first one
+    came are trainable again.
     """
     adapter = find(model, name)
     use(model, others(model, name))
     for path in adapter.deltas:
-        del adapter.places[path].deltas[name]
+        del adapter.modules[path].deltas[name]
     del adapters(model)[name]
     if not adapters(model):
         for p in model.trained_before:
@@ -79,53 +82,56 @@ def detach(model, name="default"):
 
 
 def others(model, name):
-    """What is in use, without one name."""
+    """The adapters in use, without one of them."""
     return {key: rows for key, rows in in_use(model).items() if key != name}
 
 
 def use(model, names=None, *, rows=None):
-    """Choose what the model computes and trains: one adapter, several, or the bare base.
+    """Chooses which adapters the model computes with and trains: one, several, or none.
 
         use(model, "french")                            one adapter
         use(model, ["prefix", "lora"])                  both, the first innermost
         use(model, rows=["french", None, "german"])     one, or none, for each row of a batch
         use(model, None)                                the base
 
-    What is in use trains, all else is frozen. No array is copied: the time it takes grows with
-    the number of sites, not with their size, nor with how many other adapters there are.
+    Adapters in use are trainable, everything else is frozen. No array is copied: the time grows
+    with the number of sites, not with their size, nor with the number of other adapters.
     """
-    wanted = asked_for(names, rows)
-    chosen = [(find(model, name), only) for name, only in wanted.items()]
+    wanted = rows_by_name(names, rows)
+    chosen = [(find(model, name), mask) for name, mask in wanted.items()]
     check_compatible(chosen)
     for name in in_use(model):
         adapter = adapters(model)[name]
-        put(adapter.places, adapter.replaced)
-        adapter.replaced = {}
+        swap(adapter.modules, adapter.originals)
+        adapter.originals = {}
         for path in adapter.deltas:
-            adapter.places[path].active = []
+            adapter.modules[path].active = []
         for p in adapter.parameters():
             p.requires_grad = False
-    for adapter, only in chosen:
-        adapter.replaced = put(adapter.places, adapter.copies)
+    for adapter, mask in chosen:
+        adapter.originals = swap(adapter.modules, adapter.copies)
         for path, delta in adapter.deltas.items():
-            adapter.places[path].active.append((delta, only))
+            adapter.modules[path].active.append((delta, mask))
         for p in adapter.parameters():
             p.requires_grad = True
     model.adapters_in_use = wanted
 
 
-def asked_for(names, rows):
-    """What `use` was asked for, {adapter's name: rows that see it (B,), or None for all}."""
+def rows_by_name(names, rows):
+    """The arguments of `use` as {adapter's name: mask of rows (B,), or None for all rows}."""
     if rows is not None:
-        given = dict.fromkeys(name for name in rows if name is not None)
-        return {name: np.array([row == name for row in rows]) for name in given}
+        chosen = dict.fromkeys(name for name in rows if name is not None)
+        return {name: np.array([row == name for row in rows]) for name in chosen}
     if isinstance(names, dict):
         return names
     return dict.fromkeys([names] if isinstance(names, str) else names or [])
 
 
 def check_compatible(chosen):
-    """Refuse two adapters with copies of one parameter, and rows for one that has copies."""
+    """Raises ValueError for adapters that cannot be used together.
+
+    These are two with copies of one base parameter, and one with copies for some rows only.
+    """
     owner = {}
     for adapter, rows in chosen:
         if rows is not None and adapter.copies:
@@ -140,8 +146,8 @@ def check_compatible(chosen):
             owner[path] = adapter.name
 
 
-def put(modules, parameters):
-    """Set the module attributes at these paths to {path: Parameter}; return what was there."""
+def swap(modules, parameters):
+    """Sets the module attributes at these paths to {path: Parameter}; returns the old ones."""
     before = {}
     for path, p in parameters.items():
         module, _, attribute = path.rpartition(".")

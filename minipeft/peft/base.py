@@ -1,78 +1,78 @@
 """What a method of fine-tuning is made of: Method, Delta and Adapter.
 
-A Method turns a frozen function f into Δ(f). Its `build` gives one Delta for each Site that it
-sits on; its `trains` names base parameters of which it trains private copies instead.
-An Adapter is one method on one model, under a name: `attaching` puts it there, `merging` folds
-it into the weights.
+A Method turns a frozen function f into Δ(f). It makes one Delta for each Site that it sits on;
+or it names base parameters, and private copies of them are trained instead.
+An Adapter is one method on one model, under a name: `attach` puts it there, `merge` adds it to
+the weights.
 
 He et al. 2022, "Towards a Unified View of Parameter-Efficient Transfer Learning",
 arXiv:2110.04366
 """
 
-import math
-import types
-import typing
-from dataclasses import fields
-
-from ..errors import check_known, unknown
+from ..errors import unknown
 from ..model.layers import Module
-
-PLAIN = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
+from ..options import Options
+from .formula import Term
 
 
 class Delta(Module):
     """One change at one site, which then computes delta(f, *args) in place of f(*args)."""
 
     def merged(self, site):
-        """The site's parameters with this change folded in, {attribute: array}.
+        """The site's parameters with this change added, {attribute: array}.
 
         Raises ValueError if no choice of parameters computes the same, which is the default.
         """
         raise ValueError("its change is not a change of weights")
 
     def saved(self):
-        """The arrays that an adapter's file keeps, {name: array}: all that do not fold away."""
+        """The arrays that an adapter's file keeps, {name: array}: by default its parameters."""
         return {name: p.data for name, p in self.named_parameters()}
 
     def state(self):
-        """The arrays beside what trains that a run under way goes on from, {name: array}."""
+        """The arrays beside its parameters that a resumed run needs, {name: array}."""
         return {}
 
 
-class Method:
-    """A way of fine-tuning: a dataclass of hyper-parameters that knows where it sits."""
+class Method(Options):
+    """A way of fine-tuning: a dataclass of hyper-parameters.
 
+    The class attributes say what the package has to know of it. Tables, plots, the command
+    line, files and the exchange with HF PEFT are made from them.
+    """
+
+    name = ""  # on the command line and in every table: "lora"
     family = ""  # of which kind it is: full, selective, lora, adapter or prompt
+    paper = ""  # author, year and arXiv id
+    equation = ""  # what f(x) becomes
+    place = ""  # where it sits
+    mergeable = False  # whether some choice of the base's weights computes the same
+    learning_rate = 3e-3  # of AdamW, where no better one was measured
     peft_type = ""  # its name in an adapter's file
-    hf_flag = ""  # an option that is true there, by which methods of one name are told apart
-    hf_modules = ()  # its arrays that HF PEFT calls "….weight"
-    mergeable = False  # whether merging is possible
 
-    def __new__(cls, *_, **options):
-        if "__dataclass_fields__" in vars(cls):  # or else it may have an __init__ of its own
-            names = [field.name for field in fields(cls)]
-            check_known(f"option of {cls.__name__}", options, names)
-        return super().__new__(cls)
+    hf_config = ""  # its configuration class in HF PEFT, if it is there
+    hf_prefix = ""  # how the names of its arrays begin in a file of HF PEFT
+    hf_weights = ()  # its arrays that HF PEFT calls "….weight"
+    hf_flag = ""  # an option that is true in a file, where one peft_type has several methods
+    hf_lacks = ()  # options of ours that HF PEFT does not have
+    hf_on_gpt2 = True  # whether HF PEFT can put it on GPT-2's fused and transposed layers
 
-    def __post_init__(self):
-        for field in fields(self):
-            given = getattr(self, field.name)
-            if hasattr(given, "tolist"):  # NumPy's numbers and arrays
-                given = given.tolist()
-            if isinstance(given, list):  # as JSON has it, and many write it
-                given = tuple(given)
-            object.__setattr__(self, field.name, given)
-            if not fits(given, field.type):
-                kind = PLAIN.get(field.type, field.type)
-                raise ValueError(f"{field.name} must be {kind}, got {given!r}")
+    def terms(self, config):
+        """The Terms whose sum is how many parameters it trains on a model of this Config.
+
+        A method says this, or else `count`, which has then no equation to show.
+        """
+        if type(self).count is Method.count:
+            raise NotImplementedError(f"{type(self).__name__} has neither terms nor count")
+        return [Term({}, "count", {"count": self.count(config)})]
 
     def count(self, config):
-        """How many numbers it trains on a model of this Config, without building either."""
-        raise NotImplementedError
+        """How many parameters it trains on a model of this Config, without building either."""
+        return sum(term.count for term in self.terms(config))
 
-    def export_form(self):
-        """The method as a saved file has it, without networks that fold away."""
-        return self
+    def count_new(self, config):
+        """How many of these parameters the base does not have itself."""
+        return self.count(config)
 
     def make_deltas(self, model, rng):
         """The changes to make, {path of a Site: Delta}, initial values drawn from `rng`."""
@@ -82,38 +82,52 @@ class Method:
         """The base parameters of which private copies are trained, {path: Parameter}."""
         return {}
 
+    def make_optimizer(self, parameters, betas, weight_decay):
+        """The method's own optimiser for its parameters; None, the default, for AdamW.
+
+        An optimiser is what AdamW is: it has `parameters`, `steps`, `state` and `step`.
+        """
+        return None
+
     def before_step(self, adapter, step, steps):
-        """Called before update `step` = 1 … `steps`: adds gradients of its own.
+        """Called before update `step` = 1 … `steps`: may add gradients of its own.
 
         Raises ValueError for a run that is too short for the method.
         """
 
     def after_step(self, adapter, step, steps, scale=1.0):
-        """Called after that update, by the gradients still there times `scale`; returns the
-        ranks to note.
+        """Called after that update, by the gradients still there times `scale`.
+
+        Returns the rank of each target to note in the History, {path: rank}.
         """
         return {}
 
+    def export_form(self):
+        """The method as a saved file has it, without networks that only make its parameters."""
+        return self
+
+    def to_hf(self, values, adapter):
+        """The options of HF PEFT's configuration, given those that have the same name there.
+
+        Raises ValueError where HF PEFT has no such form.
+        """
+        return values
+
     @classmethod
-    def from_dict(cls, values):
-        """The method with these hyper-parameters; a wrong name raises with near matches."""
-        return cls(**values)
+    def from_hf(cls, values, targets):
+        """Our options, given those of HF PEFT's configuration.
 
+        targets: {our path of each module that the file has arrays for: shape of the first}.
+        """
+        return values
 
-def fits(given, kind):
-    """Whether a value is of a type as a hyper-parameter's annotation has it."""
-    parts, kind = typing.get_args(kind), typing.get_origin(kind) or kind
-    if kind is types.UnionType:
-        return any(fits(given, part) for part in parts)
-    if kind is tuple:
-        return isinstance(given, tuple) and all(fits(item, parts[0]) for item in given)
-    if kind is dict:
-        pairs = given.items() if isinstance(given, dict) else [(None, None)]
-        return all(all(map(fits, pair, parts)) for pair in pairs)
-    if kind in (int, float):
-        number = isinstance(given, (int, kind)) and not isinstance(given, bool)
-        return number and math.isfinite(given)
-    return isinstance(given, kind)
+    def hf_factor(self, name):
+        """What an array of that name is multiplied by in a file of HF PEFT."""
+        return 1.0
+
+    def hf_frozen(self, adapter):
+        """Frozen arrays that a file of HF PEFT repeats, {name there: array}."""
+        return {}
 
 
 class Adapter:
@@ -123,11 +137,11 @@ class Adapter:
         self.name, self.method = name, method
         self.deltas = deltas  # {path: Delta}
         self.copies = copies  # {path: Parameter}
-        self.places = {}  # {path: Module} that has the deltas and copies, once attached
-        self.replaced = {}  # {path: the base's Parameter}, while the copies are in use
+        self.modules = {}  # {path: Module} that holds its deltas and copies, once attached
+        self.originals = {}  # {path: the base's Parameter}, while the copies are in use
 
     def named_parameters(self):
-        """(path, Parameter) for all that it trains; one shared by many sites at its first."""
+        """(path, Parameter) for all that it trains; a shared one only once."""
         seen = set()
         for path, delta in self.deltas.items():
             for name, p in delta.named_parameters():
@@ -137,11 +151,11 @@ class Adapter:
         yield from self.copies.items()
 
     def parameters(self):
-        """All that this adapter trains."""
+        """The parameters that it trains."""
         return [p for _, p in self.named_parameters()]
 
     def saved(self):
-        """The arrays that an adapter's file keeps, {path: array}; a shared one at its first."""
+        """The arrays that an adapter's file keeps, {path: array}, a shared one only once."""
         arrays = {}  # {id: (path, array)}
         for path, delta in self.deltas.items():
             for name, array in delta.saved().items():
@@ -150,25 +164,25 @@ class Adapter:
 
     @property
     def count(self):
-        """How many numbers it trains."""
+        """How many parameters it trains."""
         return sum(p.data.size for p in self.parameters())
 
     def __repr__(self):
-        return f"Adapter({self.name!r}, {self.method}, {self.count:,} trainable numbers)"
+        return f"Adapter({self.name!r}, {self.method}, {self.count:,} trainable parameters)"
 
 
 def adapters(model):
-    """The adapters attached to a model, {name: Adapter}, in the order in which they came."""
+    """The adapters attached to a model, {name: Adapter}, in order of attachment."""
     return vars(model).setdefault("adapters", {})
 
 
 def in_use(model):
-    """The adapters in use, innermost first: {name: rows that see it (B,), or None for all}."""
+    """The adapters in use, innermost first: {name: mask of rows (B,), or None for all rows}."""
     return vars(model).setdefault("adapters_in_use", {})
 
 
 def check_rows(model, parts):
-    """Raise ValueError for parts of a batch for whose rows adapters were chosen by `use`."""
+    """Raises ValueError for micro-batches of a batch whose rows use different adapters."""
     if parts > 1 and any(rows is not None for rows in in_use(model).values()):
         raise ValueError(
             "adapters were chosen for the rows of a batch, so it must be read whole; "
@@ -177,10 +191,10 @@ def check_rows(model, parts):
 
 
 def base_parameters(model):
-    """(path, Parameter) of the base as it is with every adapter switched off."""
+    """[(path, Parameter)] of the base, as if every adapter were switched off."""
     originals, added = {}, set()
     for adapter in adapters(model).values():
-        originals |= adapter.replaced
+        originals |= adapter.originals
         added |= {id(p) for delta in adapter.deltas.values() for p in delta.parameters()}
     named = [(path, p) for path, p in model.named_parameters() if id(p) not in added]
     named = [(path, originals.get(path, p)) for path, p in named]
@@ -188,12 +202,12 @@ def base_parameters(model):
 
 
 def find(model, name):
-    """The adapter of that name, or a ValueError that lists those there are."""
+    """Returns the adapter of that name. Raises ValueError, listing the names, if none has."""
     if name not in adapters(model):
         raise ValueError(unknown("adapter", name, adapters(model) or ["none attached"]))
     return adapters(model)[name]
 
 
 def precision(model):
-    """The floating-point type of the base."""
+    """The floating-point dtype of the base."""
     return base_parameters(model)[0][1].dtype

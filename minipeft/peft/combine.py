@@ -1,16 +1,17 @@
-"""Adding up adapters that were trained apart: one LoRA from the changes of several.
+"""Combines adapters that were trained separately into one LoRA.
 
-    linear   ΔW = Σ wᵢ ΔWᵢ                            exactly, at whatever rank that takes
+    linear   ΔW = Σ wᵢ ΔWᵢ                            exactly, at whatever rank it has
     cat      B = [w₁ s₁ B₁ …], A = [A₁ ; …]           the same change, of rank Σ rᵢ; LoRA only
-    svd      the best part of Σ wᵢ ΔWᵢ at a rank      by default the largest of the ranks rᵢ
-    ties     of each ΔWᵢ the largest share `density`; for each weight the sign with more mass
-             in Σ wᵢ ΔWᵢ; the mean of the wᵢ ΔWᵢ that have this sign
-    dare     of each ΔWᵢ a random share `density`, divided by it; then linear
+    svd      the best approximation of Σ wᵢ ΔWᵢ       of a rank, by default the largest rᵢ
+    ties     keep the largest share `density` of each ΔWᵢ; elect for each weight the sign with
+             more mass in Σ wᵢ ΔWᵢ; take the mean of the wᵢ ΔWᵢ that have this sign
+    dare     keep a random share `density` of each ΔWᵢ, divided by density; then linear
 
-All act on the changes ΔW themselves, so any method whose change is one of Linear weights takes
-part. (Adding A's and B's one by one, as is often done, is another sum: it has the cross terms
-Bᵢ Aⱼ.) One adapter at weight 1 is copied, bit for bit, whatever it is. The Combination says how
-far ΔW is from Σ wᵢ ΔWᵢ: that is no fault in ties and dare, whose aim it is to differ.
+All act on the changes ΔW themselves, so every method that changes only Linear weights can take
+part. (Adding up the A's and the B's separately, as is often done, gives another sum: it
+contains the cross terms Bᵢ Aⱼ.) A single adapter of weight 1 is copied bit for bit, whatever
+its method. The Combination says how far its ΔW is from Σ wᵢ ΔWᵢ; ties and dare differ from it
+on purpose.
 
 Ilharco et al. 2022 (task arithmetic), arXiv:2212.04089; Yadav et al. 2023 (TIES), section 4,
 arXiv:2306.01708; Yu et al. 2023 (DARE), section 3, arXiv:2311.03099
@@ -33,7 +34,7 @@ KINDS = ("linear", "cat", "svd", "ties", "dare")
 
 
 class Combination(Adapter):
-    """An adapter made of others, and how far its change is from their weighted sum."""
+    """An Adapter made of others, and how far its change is from their weighted sum."""
 
     def __init__(self, name, method, deltas, kind, weights, errors, error, copies=()):
         super().__init__(name, method, deltas, dict(copies))
@@ -44,18 +45,18 @@ class Combination(Adapter):
     def __repr__(self):
         parts = " + ".join(f"{w:g} · {name}" for name, w in self.weights.items())
         return (
-            f"Combination({self.name!r}, {self.kind} of {parts}: {self.count:,} numbers, "
+            f"Combination({self.name!r}, {self.kind} of {parts}: {self.count:,} parameters, "
             f"{self.error:.1e} off the weighted sum, relative, in the Frobenius norm)"
         )
 
 
 def combine(model, names, weights, kind="linear", name=None, *, rank=None, density=None, rng=0):
-    """Make one adapter of several, put it on the model and use it. Returns the Combination.
+    """Combines several adapters into one, attaches and uses it. Returns the Combination.
 
-    rank: at most this many singular values of each ΔW are kept.  density: the share that ties
-    and dare keep, 0.5 unless given, or 1 for a single adapter.  rng: a seed or Generator, for
-    dare.  Raises, and changes nothing, if a change is not one of Linear weights, such as a
-    prefix; those can only be copied, that is combined alone with weight 1.
+    At most `rank` singular values of each ΔW are kept. `density` is the share that ties and
+    dare keep (default: 0.5, or 1 for a single adapter), `rng` a seed or Generator for dare.
+    Raises ValueError, and changes nothing, if an adapter changes more than Linear weights, as a
+    prefix does; such an adapter can only be copied, that is combined alone with weight 1.
     """
     weights = check(names, weights, kind, rank, density)
     name = "+".join(names) if name is None else name
@@ -72,7 +73,7 @@ def combine(model, names, weights, kind="linear", name=None, *, rank=None, densi
 
 
 def check(names, weights, kind, rank, density):
-    """The {name: weight} to combine, or a ValueError for what makes no sense."""
+    """The arguments of `combine` as {name: weight}; ValueError for those that make no sense."""
     if kind not in KINDS:
         raise ValueError(unknown("kind of combination", kind, KINDS))
     if isinstance(names, str) or not names or len(set(names)) != len(names):
@@ -87,7 +88,7 @@ def check(names, weights, kind, rank, density):
 
 
 def duplicates(model, adapter):
-    """(deltas, copies) like an adapter's, sharing nothing with it but the base."""
+    """Copies of an adapter's (deltas, copies) that share nothing with it but the base."""
     own = {id(m) for delta in adapter.deltas.values() for _, m in delta.named_modules()}
     base = [m for _, m in model.named_modules() if id(m) not in own]
     base += [p for _, p in base_parameters(model)]
@@ -95,7 +96,7 @@ def duplicates(model, adapter):
 
 
 def combined(model, parts, weights, kind, name, rank, density, rng):
-    """The Combination of several adapters, as a LoRA that is not yet on the model."""
+    """The Combination of several adapters, a LoRA that is not attached yet."""
     changes, rng = [change(model, part) for part in parts], np.random.default_rng(rng)
     density = density or (1.0 if len(parts) == 1 else 0.5)
     wanted, factors = {}, {}
@@ -123,7 +124,7 @@ def combined(model, parts, weights, kind, name, rank, density, rng):
 
 def change(model, adapter):
     """ΔW of every Linear that an adapter changes, {path: array}, in float64."""
-    layers, found = linears(model), {}
+    layers, changes = linears(model), {}
     base = dict(base_parameters(model))
     try:
         after = merged_parameters(model, adapter)
@@ -135,17 +136,17 @@ def change(model, adapter):
         new, old = (q.data.astype("float64") for q in (p, old))
         if path in layers and attribute == "weight":
             delta = adapter.deltas.get(path)
-            found[path] = xp.matmul(*factors_of(delta)) if has_factors(delta) else new - old
+            changes[path] = xp.matmul(*factors_of(delta)) if has_factors(delta) else new - old
         elif (new != old).any():
             raise ValueError(
                 f"{adapter.name!r} changes {key}, which a LoRA of Linear weights cannot; "
                 "combine others"
             )
-    return found
+    return changes
 
 
 def has_factors(delta):
-    """Whether a change is s B A and nothing else."""
+    """Whether a Delta is plain LoRA, s B A."""
     return type(delta) is LoRADelta
 
 
@@ -171,7 +172,7 @@ def stacked(parts, weights, path):
 
 
 def ties(changes, weights, density, rng=None):
-    """Trim each change, elect a sign for each number, average what agrees."""
+    """TIES: trims each change, elects a sign for each weight, averages what agrees with it."""
     changes = [w * trimmed(c, density) for w, c in zip(weights, changes, strict=True)]
     sign = xp.sign(sum(changes))
     agreeing = [xp.where(xp.sign(c) == sign, c, 0.0) for c in changes]
@@ -179,25 +180,25 @@ def ties(changes, weights, density, rng=None):
 
 
 def trimmed(matrix, density):
-    """A matrix with only its largest numbers, a share `density` of them, the others zero."""
+    """A matrix with its largest share `density` of elements, and zeros for the others."""
     keep = math.ceil(density * matrix.size)
     least = xp.partition(xp.abs(matrix).reshape(-1), matrix.size - keep)[matrix.size - keep]
     return xp.where(xp.abs(matrix) >= least, matrix, 0.0)
 
 
 def dare(changes, weights, density, rng):
-    """Drop numbers at random and divide the others by the share kept, then add up."""
+    """DARE: drops elements at random, divides the others by the share kept, then adds up."""
     kept = [c * xp.asarray(rng.random(c.shape) < density) / density for c in changes]
     return sum(w * c for w, c in zip(weights, kept, strict=True))
 
 
 def matrix_rank(matrix):
-    """How many of its singular values are more than rounding."""
+    """The number of singular values that are larger than rounding."""
     return int(xp.linalg.matrix_rank(matrix))
 
 
 def as_lora(model, factors, name):
-    """An Adapter of plain LoRA that holds {path: (b, a)}, filled up with zeros to one rank."""
+    """An Adapter of plain LoRA from factors {path: (b, a)}, padded with zeros to one rank."""
     layers = linears(model)
     r = max(len(a) for _, a in factors.values())
     most = {path: min(layers[path].weight.shape) for path in factors}

@@ -1,14 +1,14 @@
-"""LoftQ: quantise a base and start LoRA at what the rounding took away.
+"""LoftQ: quantises a base, and starts LoRA from the rounding error.
 
     repeat T times:   Q = quantised(W − s B A)        s B A = the best rank-r part of W − Q
 
-B and A start from zero, so after one step Q is the plain quantised weight and s B A the part of
-its error that a rank-r matrix can hold (Eckart & Young: the largest singular values); further
-steps choose the codes to suit. The base is Q, and Q + s B A is nearer to W than Q alone by what
-`quantize` gives. The error need not fall in every step, so the best one is kept.
+B and A start from zero. So after one step Q is the plain quantised weight, and s B A is the
+best rank-r approximation of its error (Eckart & Young: the largest singular values). Further
+steps adapt the codes to s B A. The base becomes Q, and Q + s B A is nearer to W than `quantize`
+alone would be. The error need not fall in every step, so the best step is kept.
 
-Li et al. 2023, algorithm 1, arXiv:2310.08659. Targets of LoRA are treated so, all other Linears
-are quantised as they are. Linear layers of the base must not be packed before.
+Li et al. 2023, algorithm 1, arXiv:2310.08659. This is done for the targets of LoRA; all other
+Linears are quantised as they are. The base must not be quantised before.
 """
 
 from ..engine.backend import dtype, xp
@@ -21,11 +21,11 @@ from .targets import linears
 
 
 def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, double=True):
-    """Quantise a model and attach LoRA that makes up for it in part. Returns the Adapter.
+    """Quantises a model and attaches a LoRA that corrects part of the error.
 
-    Only for plain LoRA, default LoRA(). Raises, and changes nothing, where `quantize` or
-    `attach` would. The base is changed for good: save it by `save_model`, for the adapter fits
-    no other.
+    Returns the Adapter. `method` is a plain LoRA (default: LoRA()). Raises ValueError, and
+    changes nothing, where `quantize` or `attach` would. The base is changed for good: save it
+    with `save_model`, because the adapter fits no other base.
     """
     check_whole(1, steps=steps)
     check_bare(model)

@@ -1,4 +1,4 @@
-"""Folding an adapter into the weights of the base, and taking it out again."""
+"""Merges an adapter's change into the weights of the base, and takes it out again."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -6,7 +6,7 @@ from statistics import fmean
 from ..engine.backend import dtype, xp
 from ..model.layers import Module, Parameter, TiedHead
 from ..model.quantize import Packed, relative
-from .attach import check_compatible, detach, disabled, install, put, use
+from .attach import check_compatible, detach, disabled, install, swap, use
 from .base import Adapter, adapters, base_parameters, find, in_use, precision
 
 
@@ -19,32 +19,33 @@ class Receipt:
     before: dict  # {path: Parameter} that merging replaced
     after: dict  # {path: Parameter} that it put there
     used: dict  # what was in use
-    lost: dict  # {path: share of the change that rounding took}, for weights packed again
+    lost: dict  # {path: share of the change lost to rounding}, for weights quantised again
 
     def __repr__(self):
-        told = [f"Receipt: {self.adapter.name!r} is merged into {len(self.after)} parameters"]
+        parts = [f"Receipt: {self.adapter.name!r} is merged into {len(self.after)} parameters"]
         packed = [path for path, p in self.before.items() if isinstance(p, Packed)]
         if self.lost:
             share = 100 * fmean(self.lost.values())
-            told.append(f"{len(packed)} packed again, which loses {share:.1f} % of the change")
+            parts.append(f"{len(packed)} packed again, which loses {share:.1f} % of the change")
         elif packed:
             before = sum(self.before[path].nbytes for path in packed)
             after = sum(self.after[path].data.nbytes for path in packed)
-            told.append(f"{len(packed)} unpacked for it, {before:,} bytes are now {after:,}")
-        return "; ".join(told)
+            parts.append(f"{len(packed)} unpacked for it, {before:,} bytes are now {after:,}")
+        return "; ".join(parts)
 
 
 def merge(model, name="default", *, requantize=False):
-    """Fold an adapter into the base's weights, so that it costs nothing. Returns a Receipt.
+    """Merges an adapter into the base's weights, so that it costs no time at inference.
 
-    The adapter leaves the model. The merged weights are new arrays and the Receipt keeps the
-    old ones, so `unmerge` restores every bit. Raises ValueError, and changes nothing, if the
-    method's change is not one of weights, or if a merged weight is not finite. A change of the
-    head or of the token table unties the two, and the model's Config then says so.
+    Returns a Receipt. The adapter leaves the model. The merged weights are new arrays, and the
+    Receipt keeps the old ones, so `unmerge` restores every bit. A change of the head or of the
+    token table unties the two, and the model's Config then says so. Raises ValueError, and
+    changes nothing, if the method's change is not one of weights, or if a merged weight is not
+    finite.
 
-    A weight held in few bits (see `quantize`) is unpacked, which loses nothing but the memory
-    that it saved; with `requantize` it is packed again, which rounds away much of the change,
-    for most of it is smaller than a step. The Receipt tells how much, and prints it.
+    A quantised weight (see `quantize`) is unpacked, which loses nothing but the memory that it
+    saved. With `requantize` it is packed again, which rounds away much of the change, because
+    most of it is smaller than a quantisation step. The Receipt says how much.
     """
     adapter, used = find(model, name), in_use(model)
     after, lost = merged_parameters(model, adapter), {}
@@ -52,19 +53,19 @@ def merge(model, name="default", *, requantize=False):
     if requantize:
         after, lost = repacked(dict(base_parameters(model)), after)
     detach(model, name)
-    before = put(dict(model.named_modules()), after)
+    before = swap(dict(model.named_modules()), after)
     tie(model)
     return Receipt(model, adapter, before, after, used, lost)
 
 
 def tie(model):
-    """Have the model's Config say whether its head is the token table, as it now is."""
+    """Makes the model's Config say whether its head is the token table."""
     free = "lm_head.weight" in dict(base_parameters(model))
     model.config = model.config.with_(tied=not free)
 
 
 def repacked(base, after):
-    """Merged weights packed as the base's are, and the share of each change that is lost.
+    """(merged weights packed as the base's are, share of each change that rounding loses).
 
     ‖rounded − merged‖ / ‖merged − before‖ in Frobenius norms: 1 is as if nothing were merged.
     """
@@ -78,7 +79,7 @@ def repacked(base, after):
 
 
 def merged_parameters(model, adapter):
-    """What the base's parameters become when an adapter is merged, {path: Parameter}."""
+    """The base's parameters after merging an adapter, {path: Parameter}, those that change."""
     sites = dict(model.named_modules())
     arrays = {path: p.data for path, p in adapter.copies.items()}
     with disabled(model), dtype(precision(model)):
@@ -97,7 +98,10 @@ def merged_parameters(model, adapter):
 
 
 def check_merge(model, adapter, after):
-    """Refuse weights that do not exist, are not finite, or that another adapter would hide."""
+    """Raises ValueError for merged weights that cannot take their place.
+
+    They do not exist, are not finite, or another adapter's copy would hide them.
+    """
     base = dict(base_parameters(model))
     for path, p in after.items():
         problem = None
@@ -120,10 +124,10 @@ def check_merge(model, adapter, after):
 
 
 def unmerge(receipt):
-    """Undo a merge: every weight gets back its bits, and the adapter is attached as before.
+    """Undoes a merge: every weight gets back its bits, and the adapter is attached as before.
 
-    Merges are undone in reverse order; another order is a ValueError and changes nothing, and
-    so is an adapter that cannot be used together with what is in use now.
+    Raises ValueError, and changes nothing, if a later merge has to be undone first, or if the
+    adapter cannot be used together with those in use now.
     """
     model, adapter = receipt.model, receipt.adapter
     now = dict(base_parameters(model))
@@ -139,7 +143,7 @@ def unmerge(receipt):
     used = in_use(model) | {key: rows for key, rows in receipt.used.items() if key == name}
     check_compatible([(there[key], rows) for key, rows in used.items()])
     use(model, None)
-    put(dict(model.named_modules()), receipt.before)
+    swap(dict(model.named_modules()), receipt.before)
     tie(model)
     install(model, adapter)
     use(model, used)

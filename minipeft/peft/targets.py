@@ -1,79 +1,133 @@
-"""Which modules a method is put on, by name, and what its hyper-parameters may be."""
+"""Which modules or parameters of a model a method changes, chosen by their names."""
 
+import math
 import re
 from dataclasses import replace
 
-from ..errors import check_whole, unknown
+from ..errors import unknown
 from ..model.layers import Embedding, Linear, Site, TiedHead
-from .base import Method
+from .base import Method, base_parameters
+from .formula import SYMBOL, Term, evaluate, terms_of_shapes
 
 TABLES = ("wte", "lm_head")  # which 'all-linear' leaves out, as HF PEFT does
 
 
 class Targeted(Method):
-    """A method with one change on each of the matrices that its `target_modules` names.
+    """A method that makes one change on each matrix that its `target_modules` name.
 
-    Those are Linears, the head, and for some methods the token table "wte". Names match the end
-    of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj".
+    The matrices are those of Linears, the head, and for some methods the token table "wte". A
+    name matches the end of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj".
     """
 
     layers_to_transform = None
     embeds = False  # whether it can change the token table
+    per_matrix = ""  # equation of the count on one matrix, "r (in + out)", if it has one
+    place = "matrices"
+    mergeable = True
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, **getattr(self, "rank_pattern", {}))
         for option in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(self, option, {}):
                 try:
                     ending(pattern)
                 except re.error as error:
-                    text = f"{option} holds a pattern that is none: {pattern!r}, {error}"
+                    text = (
+                        f"{option} holds {pattern!r}, which is no regular expression: {error}"
+                    )
                     raise ValueError(text) from None
 
     def targets(self, matrices):
-        """Those of {path: anything} that it sits on; ValueError for a name of none of them."""
-        found = targeted(in_layers(matrices, self.layers_to_transform), self.target_modules)
-        if "wte" in found and not self.embeds:
+        """The entries of {path: anything} whose modules it changes.
+
+        Raises ValueError for a name or a pattern that matches none of them.
+        """
+        chosen = targeted(in_layers(matrices, self.layers_to_transform), self.target_modules)
+        if "wte" in chosen and not self.embeds:
             kind = type(self).__name__
             raise ValueError(f"{kind} has no form for the token table; leave out wte")
         for option in ("rank_pattern", "alpha_pattern"):
-            check_pattern(option, getattr(self, option, {}), found)
-        return found
+            check_pattern(option, getattr(self, option, {}), chosen)
+        return chosen
 
     def for_module(self, path, shape):
-        """The method as it is at one module; ValueError if its (out, in) is too small."""
+        """The method with the options that it has at one module, whose matrix is (out, in).
+
+        Raises ValueError if the matrix is too small for them.
+        """
         return self
 
+    def formula(self, n_out, n_in):
+        """(equation of the count on one matrix (out, in), {symbol: its value})."""
+        if not self.per_matrix:
+            return "each", {"each": self.parameters_per_matrix(n_out, n_in)}
+        return self.per_matrix, {"out": n_out, "in": n_in, "r": getattr(self, "r", 0)}
+
     def parameters_per_matrix(self, n_out, n_in):
-        """How many numbers it trains on one matrix (out, in)."""
-        raise NotImplementedError
+        """How many parameters it trains on one matrix (out, in)."""
+        return evaluate(*self.formula(n_out, n_in))
 
     def delta(self, layer, rng):
-        """The change of one layer."""
+        """The Delta of one layer, its initial values drawn from `rng`."""
         raise NotImplementedError
 
-    def count(self, config):
-        targets = self.targets(config.matrices)
-        return sum(
-            self.for_module(path, shape).parameters_per_matrix(*shape)
-            for path, shape in targets.items()
-        )
+    def terms(self, config):
+        groups = {}  # {(equation, values of its symbols): paths}
+        for path, shape in self.targets(config.matrices).items():
+            equation, values = self.for_module(path, shape).formula(*shape)
+            used = {name: values[name] for name in SYMBOL.findall(equation)}
+            groups.setdefault((equation, tuple(used.items())), []).append(path)
+        return [Term(grid(paths), text, dict(used)) for (text, used), paths in groups.items()]
 
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
-        return {
-            path: self.for_module(path, shape(m)).delta(m, rng) for path, m in targets.items()
-        }
+        methods = {path: self.for_module(path, shape(m)) for path, m in targets.items()}
+        return {path: methods[path].delta(m, rng) for path, m in targets.items()}
+
+
+class Selective(Method):
+    """A method that trains private copies of those base parameters that `chooses` picks."""
+
+    family = "selective"
+    mergeable = True
+
+    def chooses(self, path, layers):
+        """Whether a parameter trains, given its path and the model's number of layers."""
+        raise NotImplementedError
+
+    def chosen(self, config):
+        """{path: shape} of what trains in a model of this Config."""
+        shapes, layers = config.parameters, config.layers
+        return {path: shapes[path] for path in shapes if self.chooses(path, layers)}
+
+    def terms(self, config):
+        return terms_of_shapes(list(self.chosen(config).values()))
+
+    def count_new(self, config):
+        new = [s for path, s in self.chosen(config).items() if path not in config.parameters]
+        return sum(map(math.prod, new))
+
+    def base_parameters_to_copy(self, model):
+        layers = len(model.blocks)
+        return {path: p for path, p in base_parameters(model) if self.chooses(path, layers)}
+
+
+def grid(paths):
+    """How often a Term counts for these paths: {"layer": n, "target": k} where that is even."""
+    blocks = {number[1] for path in paths if (number := re.search(r"\.(\d+)\.", path))}
+    kinds = {re.sub(r"\.\d+\.", ".*.", path) for path in paths}
+    if blocks and len(blocks) * len(kinds) == len(paths):
+        return {"layer": len(blocks), "target": len(kinds)}
+    return {"target": len(paths)}
 
 
 def linears(model):
-    """The Linear layers of the base, {path: Linear}."""
+    """The Linear layers of a model, {path: Linear}."""
     return {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
 
 
 def matrices(model):
-    """The modules of the base that compute with one matrix: Linears, the head, the table."""
+    """The modules that compute with one matrix: Linears, the head, the token table."""
     kinds = Linear, TiedHead
     modules = {path: m for path, m in model.named_modules() if isinstance(m, kinds)}
     return {"wte": model.wte} | modules
@@ -85,15 +139,15 @@ def weight(module):
 
 
 def shape(module):
-    """(out, in) of a module's matrix; an Embedding's maps tokens to vectors."""
+    """(out, in) of a module's matrix; that of an Embedding maps one-hot tokens to vectors."""
     size = weight(module).shape
     return size[::-1] if isinstance(module, Embedding) else size
 
 
 def targeted(layers, targets):
-    """Those of {path: anything} that target_modules names; 'all-linear' is all in the blocks.
+    """The entries of {path: anything} that target_modules name; 'all-linear' is all in blocks.
 
-    Raises ValueError if any name matches nothing, with the names that it might have meant.
+    Raises ValueError for a name that matches nothing, with the nearest that exist.
     """
     if targets == "all-linear":
         return {path: m for path, m in layers.items() if path.split(".")[-1] not in TABLES}
@@ -101,26 +155,33 @@ def targeted(layers, targets):
 
 
 def matching(modules, names):
-    """Those of {path: module} whose path is, or ends in, a name; each name must match one."""
-    found = set()
+    """The entries of {path: module} whose path is, or ends in, one of the names.
+
+    Raises ValueError for a name that matches nothing, with the nearest that exist.
+    """
+    matched = set()
     for name in names:
-        hits = matches(modules, name)
-        if not hits:
-            known = sorted({path.split(".")[-1] for path in modules})
-            raise ValueError(unknown("target module", name, known))
-        found |= hits
-    if not found:
+        paths = matches(modules, name)
+        if not paths:
+            raise ValueError(unknown("target module", name, last_names(modules)))
+        matched |= paths
+    if not matched:
         raise ValueError("no target modules were named; name some, or use 'all-linear'")
-    return {path: m for path, m in modules.items() if path in found}
+    return {path: m for path, m in modules.items() if path in matched}
+
+
+def last_names(paths):
+    """The different last parts of some paths, sorted: ['down_proj', 'k_proj', …]."""
+    return sorted({path.split(".")[-1] for path in paths})
 
 
 def matches(paths, name):
-    """Those paths that are, or end in, a name."""
+    """The paths that are, or end in, a name."""
     return {path for path in paths if f".{path}".endswith(f".{name}")}
 
 
 def in_layers(modules, numbers):
-    """Those of {path: anything} in the blocks of these numbers; all of them for None or ()."""
+    """The entries of {path: anything} in the blocks of these indices; all for None or ()."""
     wanted = {numbers} if isinstance(numbers, int) else set(numbers or ())
     if not wanted:
         return modules
@@ -140,20 +201,19 @@ def first_match(patterns, path):
 
 
 def ending(pattern):
-    """The regular expression of paths whose last names match a pattern."""
+    """The regular expression of paths whose end matches a pattern."""
     return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def check_pattern(option, table, paths):
-    """Raise ValueError for a pattern that is the first to match no path."""
+    """Raises ValueError for a pattern that is not the first match of any path."""
     used = {first_match(table, path) for path in paths}
     for key in table.keys() - used:
-        known = sorted({path.split(".")[-1] for path in paths})
-        raise ValueError(unknown(f"module in {option}", key, known))
+        raise ValueError(unknown(f"module in {option}", key, last_names(paths)))
 
 
 def patterned(method, path, alpha):
-    """The method with the r and α (the option so called) that its patterns give a module."""
+    """The method with the r and α that its patterns give a module; `alpha` names its option."""
     own = {"r": method.rank_pattern, alpha: method.alpha_pattern}
     own = {option: table.get(first_match(table, path)) for option, table in own.items()}
     own = {option: value for option, value in own.items() if value is not None}
@@ -161,7 +221,7 @@ def patterned(method, path, alpha):
 
 
 def check_rank(path, r, shape):
-    """Raise ValueError if a matrix (out, in) cannot have this rank."""
+    """Raises ValueError if a matrix (out, in) cannot have this rank."""
     if r > min(shape):
         raise ValueError(
             f"r = {r} is more than {path} can use: a {tuple(shape)} weight "
@@ -170,11 +230,11 @@ def check_rank(path, r, shape):
 
 
 def room_for(slots, context):
-    """Raise ValueError if so many virtual tokens leave no room for real ones."""
+    """Raises ValueError if so many virtual tokens leave no room for text."""
     if slots >= context:
         raise ValueError(f"{slots} virtual tokens fill a context of {context}; use fewer")
 
 
 def sites(model):
-    """All places where a function may be replaced, {path: Site}."""
+    """The Sites of a model, where a function may be replaced, {path: Site}."""
     return {path: m for path, m in model.named_modules() if isinstance(m, Site)}

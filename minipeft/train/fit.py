@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..engine.backend import np, numbers, to_numpy, xp
 from ..engine.functional import IGNORE, cross_entropy
+from ..engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from ..engine.tensor import no_grad
 from ..errors import check_known, check_whole
 from ..io.files import blaming, check_places, checksum, json_object, read_arrays, write_arrays
@@ -30,7 +31,6 @@ from ..peft.base import adapters, base_parameters, in_use
 from .batch_gradient import batch_gradient, part_gradient
 from .data_parallel import side_by_side
 from .history import History, Score
-from .optimizer import AdamW, clip_scale, grad_norm, learning_rate
 
 
 def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
@@ -120,24 +120,29 @@ class Run:
         self.named = {path: p for path, p in model.named_parameters() if p.requires_grad}
         if not self.named:
             raise ValueError("nothing trains in this model; attach a method, or `use` one")
+        self.parameters = list(self.named.values())
         self.adapters = [adapters(model)[name] for name in in_use(model)]
-        decay = settings.weight_decay
-        self.optimizer = AdamW(self.named.values(), settings.betas, weight_decay=decay)
-        self.good = [p.data.copy() for p in self.named.values()]
+        self.good = {path: p.data.copy() for path, p in self.named.items()}
+        self.optimizers = make_optimizers(model, settings.betas, settings.weight_decay)
         self.history = History()
         model.zero_grad()
+
+    def paths(self, optimizer):
+        """The path in the model of each parameter of an optimiser."""
+        path = {id(p): path for path, p in self.named.items()}
+        return [path[id(p)] for p in optimizer.parameters]
 
     @property
     def done(self):
         """How many steps have been taken."""
-        return self.optimizer.steps
+        return self.optimizers[0].steps
 
     @contextlib.contextmanager
     def reading(self):
         """Inside the block, what reads the parts of a batch as the settings ask."""
         less = recomputing(self.model) if self.settings.recompute else contextlib.nullcontext()
-        read, trained = partial(part_gradient, self.model), list(self.named.values())
-        with less, side_by_side(read, trained, self.settings.workers) as map_parts:
+        read = partial(part_gradient, self.model)
+        with less, side_by_side(read, self.parameters, self.settings.workers) as map_parts:
             yield map_parts
 
     def step(self, map_parts=None):
@@ -145,32 +150,34 @@ class Run:
 
         No gradient is left, whatever happens.
         """
-        began, s, parameters = time.perf_counter(), self.settings, self.optimizer.parameters
+        began, s = time.perf_counter(), self.settings
         ids, labels = self.data.batch(self.done, s.batch_size, s.seed)
         parts, seed = s.accumulate * s.workers, (s.seed, 1, self.done)
         try:
             loss = batch_gradient(self.model, ids, labels, parts, seed, map_parts)
             for adapter in self.adapters:
                 adapter.method.before_step(adapter, self.done + 1, s.steps)
-            loss, norm = numbers([loss, grad_norm(parameters)])
+            loss, norm = numbers([loss, grad_norm(self.parameters)])
             if not math.isfinite(loss + norm):
                 self.give_up(loss, norm)
             lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
             scale = clip_scale(norm, s.clip)
-            self.optimizer.step(lr, scale, before=self.good)
+            for optimizer in self.optimizers:
+                before = [self.good[path] for path in self.paths(optimizer)]
+                optimizer.step(lr, scale, before)
             for adapter in self.adapters:
                 ranks = adapter.method.after_step(adapter, self.done, s.steps, scale)
                 self.history.note(ranks, adapter.name if len(self.adapters) > 1 else "")
         finally:
-            for p in parameters:
+            for p in self.parameters:
                 p.grad = None
         self.history.add(loss, lr, norm, time.perf_counter() - began)
 
     def give_up(self, loss, norm):
         """Go back to the weights that last gave a finite loss; raise with the step."""
         if not math.isfinite(loss):
-            for p, good in zip(self.optimizer.parameters, self.good, strict=True):
-                p.data[...] = good
+            for path, p in self.named.items():
+                p.data[...] = self.good[path]
         raise FloatingPointError(
             f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; "
             "the weights are those that last gave a finite loss. "
@@ -204,21 +211,26 @@ class Run:
                 )
         for name, a in state.items():
             a[...] = xp.asarray(arrays[name])
-        self.optimizer.steps, self.history = steps, history
+        for optimizer in self.optimizers:
+            optimizer.steps = steps
+        self.history = history
 
     def state(self):
-        """The arrays that a run is made of, {name: array}: weights, both moments, the last good
-        weights, and what a method keeps beside.
+        """The arrays that a run is made of, {name: array}.
+
+        These are the weights, the last good ones, the optimisers' moments, and what a method
+        keeps beside its parameters.
         """
-        weights = [p.data for p in self.optimizer.parameters]
-        moments = {"m": self.optimizer.m, "v": self.optimizer.v}
-        arrays = {}
-        for kind, values in {"weights": weights, **moments, "good": self.good}.items():
-            arrays |= {f"{kind}/{name}": a for name, a in zip(self.named, values, strict=True)}
+        arrays = {f"weights/{path}": p.data for path, p in self.named.items()}
+        arrays |= {f"good/{path}": array for path, array in self.good.items()}
+        for optimizer in self.optimizers:
+            paths = self.paths(optimizer)
+            for kind, values in optimizer.state.items():
+                arrays |= {f"{kind}/{p}": a for p, a in zip(paths, values, strict=True)}
         for adapter in self.adapters:
             for path, delta in adapter.deltas.items():
-                own = delta.state().items()
-                arrays |= {f"{adapter.name}/{path}/{key}": a for key, a in own}
+                for key, array in delta.state().items():
+                    arrays[f"{adapter.name}/{path}/{key}"] = array
         return arrays
 
     def setup(self):
@@ -230,6 +242,19 @@ class Run:
         }
         settings = json.loads(json.dumps(asdict(self.settings)))
         return settings | {"examples": len(self.data), "base": checksum(frozen, {})}
+
+
+def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
+    """The optimiser of each adapter in use, by its method; AdamW for all else that trains."""
+    how = {"betas": betas, "weight_decay": weight_decay}
+    rest = {id(p): p for p in model.parameters() if p.requires_grad}
+    made = []
+    for name in in_use(model):
+        adapter = adapters(model)[name]
+        trained = {id(p) for p in adapter.parameters()}
+        mine = [rest.pop(key) for key in list(rest) if key in trained]
+        made.append(adapter.method.make_optimizer(mine, **how) or AdamW(mine, **how))
+    return [*made, AdamW(rest.values(), **how)] if rest else made
 
 
 def evaluate(model, examples, batch_size=256):

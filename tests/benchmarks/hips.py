@@ -9,8 +9,8 @@ import autograd.numpy as anp
 from autograd import value_and_grad
 
 from cases import CLIP, DECAY, LR, batch, config, model, serve
+from minipeft.engine.optimizer import AdamW, clip_scale, grad_norm
 from minipeft.model.layers import Parameter
-from minipeft.train.optimizer import AdamW, clip_scale, grad_norm
 
 
 def layer_norm(x, gain, bias):

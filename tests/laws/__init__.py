@@ -1,17 +1,1 @@
-"""The contract that every method keeps, one function a law.
-
-A law takes a Case, raises AssertionError where it does not hold, and draws nothing itself: it
-can be run by hypothesis on the real code, and by hand on a planted bug. Trained numbers are
-made random first, for at their neutral start most laws would hold of anything.
-"""
-
-from laws import computing, keeping
-from laws.case import Case
-
-__all__ = ["LAWS", "Case"]
-
-LAWS = {
-    int(name[4:6]): law
-    for name, law in sorted((vars(keeping) | vars(computing)).items())
-    if name.startswith("law_")
-}
+"""The laws that every method keeps, `contract` lists them, and what they are written with."""

@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import minipeft as mp
 from laws.case import Random, bits, close, logits, same, shake, steps
-from laws.equations import MATRIX, RANK, SUBLAYER, Arrays
+from methods import spec_of
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.functional import IGNORE
-from minipeft.engine.tensor import Tensor, no_grad, value
+from minipeft.engine.tensor import no_grad
 from minipeft.model.gradient_checkpointing import recomputing
-from minipeft.model.layers import Embedding
 from minipeft.model.quantize import LEVELS, Packed
 from minipeft.peft.base import adapters, base_parameters
-from minipeft.peft.targets import shape, weight
 from minipeft.train.batch_gradient import batch_gradient
 from minipeft.train.fit import Run, Settings
 
@@ -104,13 +102,13 @@ def law_12_reading_on_is_reading_at_once(case):
 
 
 def law_13_what_a_method_is(case):
-    """A change is its equation; a fold is one of weights; virtual tokens are what they are for.
+    """A method computes its equation, restated in its spec; merged, it is weights and no more.
 
-    A prefix is a KV cache, a prompt is fed as embeddings. LoRA's change has rank ≤ r.
+    A fold is one of weights: a plain model that has them gives the attached logits.
     """
     net, adapter = case.attached()
     ids, _ = case.batch(2, 6)
-    equations(case, net, adapter)
+    spec_of(case.method).equation.check(case, net, adapter)
     if case.method.mergeable:
         attached = logits(net, ids)
         mp.merge(net, "a")
@@ -119,55 +117,6 @@ def law_13_what_a_method_is(case):
         for path, p in base_parameters(plain):
             p.data = merged[path].data
         close(logits(plain, ids), attached, 1e-12, "a plain model with the merged weights")
-    if hasattr(adapter.deltas.get("start"), "prompt_embeddings"):
-        in_place_of_tokens(case, net, adapter.deltas["start"].prompt_embeddings, ids)
-
-
-def equations(case, net, adapter):
-    """Each change computes what its equation, restated in `equations`, says."""
-    modules, rng = dict(net.named_modules()), np.random.default_rng(case.seed)
-    for path, delta in adapter.deltas.items():
-        site, arrays, kind = modules[path], Arrays(delta), type(delta).__name__
-        if kind in MATRIX:
-            w = to_numpy(weight(site).data)
-            method = case.method.for_module(path, shape(site))
-            wanted = MATRIX[kind](method, arrays, w)
-            if kind in RANK:
-                rank = np.linalg.matrix_rank(wanted - w, tol=1e-9)
-                assert rank <= RANK[kind](method), f"a change of rank {rank}"
-            bias = getattr(site, "bias", None)
-            bias = 0.0 if bias is None else to_numpy(bias.data)
-            bias = bias * arrays.ia3_l if kind == "IA3Delta" else bias
-            if isinstance(site, Embedding):
-                x = rng.integers(0, len(w), (2, 3))
-                y = wanted[x]
-            else:
-                x = rng.standard_normal((2, 3, w.shape[1]))
-                y = x @ wanted.T + bias
-            found = site(xp.asarray(x))
-        elif kind in SUBLAYER:
-            x = rng.standard_normal((2, 3, case.config.width))
-            y = SUBLAYER[kind](case.method, arrays, np.sin, x)
-            found = delta(lambda x: Tensor(xp.sin(value(x))), Tensor(xp.asarray(x)))
-        else:
-            continue
-        close(to_numpy(value(found)), y, 1e-11, f"{kind} at {path}, against its equation,")
-
-
-def in_place_of_tokens(case, net, virtual, ids):
-    """Virtual tokens that hold what real ones would have left there act as those."""
-    n = virtual.shape[0]
-    ids[:, :n] = ids[0, :n]  # the tokens that the method will stand for
-    base = case.base()
-    with no_grad():
-        _, cache = base.read(ids[:, :n])
-    if isinstance(case.method, mp.Prefix):
-        pairs = zip(cache.keys, cache.values, strict=True)
-        slots = xp.stack([kv.data[0] for pair in pairs for kv in pair])
-        virtual.data = slots.transpose(2, 0, 1, 3).reshape(n, -1)
-    else:
-        virtual.data = base.wte.weight.data[xp.asarray(ids[0, :n])]
-    close(logits(net, ids[:, n:]), logits(base, ids)[:, n:], 1e-11, "in place of tokens")
 
 
 def law_14_parts_are_the_whole(case):
@@ -210,7 +159,7 @@ def law_15_rows_may_differ(case):
 def law_16_an_update_is_adamws(case):
     """One step moves each number as AdamW's definition says: matrices decay, vectors do not.
 
-    LoRA+ moves its B at a learning rate of its own.
+    Where a method gives a parameter a learning rate of its own, its spec says which.
     """
     net, adapter = case.attached()
     before = [p.data.copy() for p in adapter.parameters()]
@@ -219,10 +168,10 @@ def law_16_an_update_is_adamws(case):
     grads = [p.grad for p in adapter.parameters()]
     run = Run(net, Random(case), Settings(8, 3, lr=0.02, warmup=1, clip=None, weight_decay=0.5))
     run.step()
-    ratio = getattr(case.method, "loraplus_lr_ratio", 1.0)
+    spec = spec_of(case.method)
     for (path, p), w, g in zip(adapter.named_parameters(), before, grads, strict=True):
         if g is not None:  # at the first step m̂ = g and v̂ = g²
-            lr = 0.02 * (ratio if path.endswith("lora_B") else 1.0)
+            lr = 0.02 * spec.rate(case.method, path)
             wanted = w * (1 - lr * 0.5 * (w.ndim > 1)) - lr * g / (abs(g) + 1e-8)
             close(to_numpy(p.data), to_numpy(wanted), 1e-12, "parameters after a step")
 

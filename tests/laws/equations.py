@@ -1,13 +1,23 @@
-"""What each change computes, restated in plain NumPy from the equation of its paper.
+"""How a method is held to its equation, which its spec restates in plain NumPy from its paper.
 
-A matrix's change is restated as the weight and bias (W', b') of the Linear that would do the
-same; a sub-layer's as a function of the sub-layer f and its input x.
+One class for each place that a change may have, and what its equation is a function of. Each
+has `check(case, net, adapter)`, which raises AssertionError where the adapter computes anything
+else. In an equation `method` is the instance, and `a` has the arrays of one change by name.
 """
 
-import minipeft as mp
-from minipeft.engine.backend import np, to_numpy
+from collections.abc import Callable
+from dataclasses import dataclass
 
-PHI = {
+import minipeft as mp
+import reference
+from laws.case import close, logits, same
+from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.tensor import Tensor, no_grad, value
+from minipeft.model.layers import Embedding
+from minipeft.peft.base import base_parameters
+from minipeft.peft.targets import weight
+
+PHI = {  # nonlinearities in NumPy
     "relu": lambda h: np.maximum(h, 0.0),
     "gelu": lambda h: 0.5 * h * (1 + np.tanh((2 / np.pi) ** 0.5 * (h + 0.044715 * h**3))),
     "silu": lambda h: h / (1 + np.exp(-h)),
@@ -15,110 +25,155 @@ PHI = {
 }
 
 
-def scale(method):
-    """α / r, for rsLoRA α / √r"""
-    return method.lora_alpha / method.r ** (0.5 if isinstance(method, mp.RSLoRA) else 1)
-
-
-def lora(method, a, w):
-    """W + (α / r) B A"""
-    return w + scale(method) * a.lora_B @ a.lora_A
-
-
-def pissa(method, a, w):
-    """W − (its best part of rank r) + (α / r) B A"""
-    u, s, v = np.linalg.svd(w, full_matrices=False)
-    r = method.r
-    return lora(method, a, w - (u[:, :r] * s[:r]) @ v[:r])
-
-
-def dora(method, a, w):
-    """m / ‖V‖ · V, row by row, V = W + (α / r) B A"""
-    v = lora(method, a, w)
-    return a.lora_magnitude_vector[:, None] * v / np.sqrt((v * v).sum(axis=1, keepdims=True))
-
-
-def vera(method, a, w):
-    """W + diag(b) B diag(d) A"""
-    return w + np.diag(a.vera_lambda_b) @ a.b @ np.diag(a.vera_lambda_d) @ a.a
-
-
-def adalora(method, a, w):
-    """W + (α / r) P Λ Q"""
-    return w + method.lora_alpha / method.init_r * a.lora_B @ np.diag(a.lora_E) @ a.lora_A
-
-
-def loha(method, a, w):
-    """W + (α / r) (B₁ A₁) ∘ (B₂ A₂)"""
-    product = (a.hada_w1_a @ a.hada_w1_b) * (a.hada_w2_a @ a.hada_w2_b)
-    return w + method.alpha / method.r * product
-
-
-def lokr(method, a, w):
-    """W + (α / r) W₁ ⊗ W₂"""
-    one, two = (
-        getattr(a, n) if hasattr(a, n) else getattr(a, f"{n}_a") @ getattr(a, f"{n}_b")
-        for n in ("lokr_w1", "lokr_w2")
-    )
-    return w + method.alpha / method.r * np.kron(one, two)
-
-
-MATRIX = {  # {class of a Delta: its W' from W}; an (IA)³ is below, as it has a bias
-    "LoRADelta": lora,
-    "DoRADelta": dora,
-    "PiSSADelta": pissa,
-    "VeRADelta": vera,
-    "AdaLoRADelta": adalora,
-    "LoHaDelta": loha,
-    "LoKrDelta": lokr,
-    "IA3Delta": lambda method, a, w: np.diag(a.ia3_l) @ w,
-    "IA3InputDelta": lambda method, a, w: w @ np.diag(a.ia3_l),
-    "LoRAEmbeddingDelta": lambda method, a, w: (
-        w + scale(method) * (a.lora_embedding_B @ a.lora_embedding_A).T
-    ),
-}
-RANK = {  # {class of a Delta: the largest rank that W' − W may have}
-    "LoRADelta": lambda method: method.r,
-    "PiSSADelta": lambda method: 2 * method.r,
-    "VeRADelta": lambda method: method.r,
-    "AdaLoRADelta": lambda method: method.init_r,
-}
-
-
-def bottleneck(method, a, f, x):
-    """h + U φ(D h + b₁) + b₂, h = f(x)"""
-    h = f(x)
-    return h + PHI[method.nonlinearity](h @ a.down.T + a.down_bias) @ a.up.T + a.up_bias
-
-
-def parallel(method, a, f, x):
-    """f(x) + s (U φ(D x + b₁) + b₂)"""
-    change = PHI[method.nonlinearity](x @ a.down.T + a.down_bias) @ a.up.T + a.up_bias
-    return f(x) + method.scale * change
-
-
-def compacter(method, a, f, x):
-    """h + φ(h D + b₁) U + b₂, D and U sums of Kronecker products"""
-    down, up = (
-        sum(np.kron(rule, s @ t) for rule, s, t in zip(a.phm_rule, left, right, strict=True))
-        for left, right in ((a.down_left, a.down_right), (a.up_left, a.up_right))
-    )
-    h = f(x)
-    return h + PHI[method.nonlinearity](h @ down + a.down_bias) @ up + a.up_bias
-
-
-SUBLAYER = {
-    "BottleneckDelta": bottleneck,
-    "ParallelDelta": parallel,
-    "CompacterDelta": compacter,
-}
-
-
 class Arrays:
-    """The arrays of a Delta, and of what it shares with others, by their names there."""
+    """The arrays of a change, and of what it shares with others, by their names; its path."""
 
-    def __init__(self, delta):
-        for name, value in vars(delta).items():
-            value = getattr(value, "data", value)
-            if hasattr(value, "shape"):
-                setattr(self, name, to_numpy(value))
+    def __init__(self, path, delta):
+        self.path = path
+        for name, part in vars(delta).items():
+            part = getattr(part, "data", part)
+            if hasattr(part, "shape"):
+                setattr(self, name, to_numpy(part))
+
+
+def changes(adapter):
+    """(path, Delta, Arrays) of each change of an adapter, which has no copies."""
+    assert adapter.deltas and not adapter.copies
+    return [(path, delta, Arrays(path, delta)) for path, delta in adapter.deltas.items()]
+
+
+@dataclass(frozen=True)
+class OnMatrix:
+    """A change of Linears, the head or the table: the weight and bias that compute the same.
+
+    weight: (method, a, W) -> W', with W (out, in), of a table (V, D).
+    bias: (method, a, b) -> b'.  rank: method -> the largest rank of W' − W, if it has a bound.
+    """
+
+    weight: Callable
+    bias: Callable = lambda method, a, b: b
+    rank: Callable | None = None
+
+    def check(self, case, net, adapter):
+        modules, rng = dict(net.named_modules()), np.random.default_rng(case.seed)
+        for path, delta, arrays in changes(adapter):
+            site, w = modules[path], to_numpy(weight(modules[path]).data)
+            wanted = self.weight(case.method, arrays, w)
+            if self.rank is not None:
+                rank = np.linalg.matrix_rank(wanted - w, tol=1e-9)
+                assert rank <= self.rank(case.method), f"a change of rank {rank}"
+            if isinstance(site, Embedding):
+                x = rng.integers(0, len(w), (2, 3))
+                y = wanted[x]
+            else:
+                x = rng.standard_normal((2, 3, w.shape[1]))
+                y = x @ wanted.T
+                if getattr(site, "bias", None) is not None:
+                    y = y + self.bias(case.method, arrays, to_numpy(site.bias.data))
+            agrees(site(xp.asarray(x)), y, delta, path)
+
+
+@dataclass(frozen=True)
+class OnSubLayer:
+    """A change of attention or of an MLP: (method, a, f, x) -> what stands for f(x)."""
+
+    output: Callable
+
+    def check(self, case, net, adapter):
+        x = np.random.default_rng(case.seed).standard_normal((2, 3, case.config.width))
+        for path, delta, arrays in changes(adapter):
+            found = delta(lambda x: Tensor(xp.sin(value(x))), Tensor(xp.asarray(x)))
+            agrees(found, self.output(case.method, arrays, np.sin, x), delta, path)
+
+
+@dataclass(frozen=True)
+class OnAttention:
+    """A change of what queries find: (method, a, project, f, q) -> what stands for f(q).
+
+    q (B, H, T, K). `project` has the layer's own two frozen projections in NumPy, "k" and "v":
+    (…, width) -> (…, G K).
+    """
+
+    output: Callable
+
+    def check(self, case, net, adapter):
+        config, modules = case.config, dict(net.named_modules())
+        shape = 2, config.heads, 5, config.head_width
+        q = np.random.default_rng(case.seed).standard_normal(shape)
+        for path, delta, arrays in changes(adapter):
+            attn = modules[path.rpartition(".")[0]]
+            project = {"k": affine(attn.k_proj), "v": affine(attn.v_proj)}
+            found = delta(lambda q, *_: Tensor(xp.sin(value(q))), Tensor(xp.asarray(q)),
+                          None, None, None)  # fmt: skip
+            agrees(found, self.output(case.method, arrays, project, np.sin, q), delta, path)
+
+
+def affine(layer):
+    """The function of a Linear in NumPy."""
+    w, bias = to_numpy(layer.weight.data), getattr(layer, "bias", None)
+    return lambda x: x @ w.T + (0.0 if bias is None else to_numpy(bias.data))
+
+
+def agrees(found, wanted, delta, path):
+    kind = type(delta).__name__
+    close(to_numpy(value(found)), wanted, 1e-11, f"{kind} at {path}, against its equation,")
+
+
+@dataclass(frozen=True)
+class BeforeTokens:
+    """Vectors before the sequence: (method, a) -> P (n, …), which a plain transformer reads.
+
+    reads: the name under which `reference.logits` takes P, "prompt" or "prefix".
+    left: (the table, a cache) -> the P that some tokens leave, of their embeddings and of what
+    a plain model that read them has cached. A method that holds such a P, and no network, acts
+    as if those tokens were there.
+    """
+
+    vectors: Callable
+    reads: str
+    left: Callable
+
+    def check(self, case, net, adapter):
+        ((path, delta, arrays),) = changes(adapter)
+        ids, _ = case.batch(2, 6)
+        virtual = self.vectors(case.method, arrays)
+        base = case.base()
+        wanted = [reference.logits(base, row, **{self.reads: virtual}) for row in ids]
+        agrees(Tensor(xp.asarray(logits(net, ids))), np.stack(wanted), delta, path)
+        own = getattr(delta, "prompt_embeddings", None)
+        if own is not None:
+            self.in_place_of_tokens(base, net, own, ids)
+
+    def in_place_of_tokens(self, base, net, own, ids):
+        n, before = own.shape[0], own.data
+        ids[:, :n] = ids[0, :n]  # the tokens that the method will stand for
+        with no_grad():
+            _, cache = base.read(ids[:, :n])
+        table = base.wte.weight.data[xp.asarray(ids[0, :n])]
+        own.data = self.left(table, cache).reshape(own.shape)
+        wanted = logits(base, ids)[:, n:]
+        close(logits(net, ids[:, n:]), wanted, 1e-11, "in place of tokens")
+        own.data = before
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Base parameters of which copies train: (method, model) -> their paths.
+
+    Merged, those parameters are the copies and all others what they were, bit for bit.
+    """
+
+    paths: Callable
+
+    def check(self, case, net, adapter):
+        assert not adapter.deltas
+        wanted = set(self.paths(case.method, case.base()))
+        trained = {path: to_numpy(p.data).copy() for path, p in adapter.copies.items()}
+        assert trained.keys() == wanted, f"trains {sorted(trained.keys() ^ wanted)} or not"
+        plain = {path: to_numpy(p.data).copy() for path, p in base_parameters(net)}
+        receipt = mp.merge(net, adapter.name)
+        merged = {path: to_numpy(p.data) for path, p in base_parameters(net)}
+        assert merged.keys() == plain.keys() | trained.keys()
+        for path, array in (plain | trained).items():
+            same(merged[path], array, f"merged {path}")
+        mp.unmerge(receipt)

@@ -26,29 +26,6 @@ class Bottleneck(nn.Module):
         return F.linear(narrow, self.up, self.up_bias)
 
 
-class Hypercomplex(nn.Module):
-    """Compacter's φ(h D + b₁) U + b₂, with D and U sums of Kronecker products."""
-
-    def __init__(self, width, m, nonlinearity, rule, k):
-        super().__init__()
-        n = len(rule)
-        self.phm_rule = rule
-        self.down_left, self.down_right = random(n, width // n, k), random(n, k, m // n)
-        self.up_left, self.up_right = random(n, m // n, k), random(n, k, width // n)
-        self.down_bias, self.up_bias = random(m), random(width)
-        self.nonlinear = NONLINEAR[nonlinearity]
-
-    def forward(self, h):
-        down, up = (
-            sum(torch.kron(a, s @ t) for a, s, t in zip(self.phm_rule, *both, strict=True))
-            for both in (
-                (self.down_left, self.down_right),
-                (self.up_left, self.up_right),
-            )
-        )
-        return self.nonlinear(h @ down + self.down_bias) @ up + self.up_bias
-
-
 def random(*shape):
     return nn.Parameter(0.3 * torch.randn(shape, dtype=torch.float64))
 
@@ -93,13 +70,3 @@ def beside(scale):
 def bottlenecks(places, m, nonlinearity="relu", join=after):
     """Plain adapters of width m."""
     return hooked(places, lambda width: lambda: Bottleneck(width, m, nonlinearity), join)
-
-
-def compacters(places, m, n, k, nonlinearity="gelu"):
-    """Compacter's, with one rule A (n, n, n) for all."""
-
-    def make(width):
-        rule = random(n, n, n)
-        return lambda: Hypercomplex(width, m, nonlinearity, rule, k)
-
-    return hooked(places, make, after)

@@ -7,9 +7,9 @@ from hf import from_hf, hf_logits, hf_loss, hf_model, hf_module, rounded, to_hf,
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy
 from minipeft.engine.functional import IGNORE
+from minipeft.engine.optimizer import learning_rate
 from minipeft.peft.base import base_parameters
 from minipeft.train.data import Examples
-from minipeft.train.optimizer import learning_rate
 from strategies import batch, model
 
 WRAPPING = r"^base_model\.model\.", r"\.default", r"\.ln_tuning_layers", r"\.adapter"

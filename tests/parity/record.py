@@ -16,10 +16,10 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from hf import hf_logits, hf_loss  # noqa: E402
 from pairs import Pair  # noqa: E402
-from rows import ROWS  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 import minipeft as mp  # noqa: E402
+from methods import ROWS  # noqa: E402
 from minipeft.engine.backend import np  # noqa: E402
 from minipeft.peft.base import base_parameters  # noqa: E402
 from strategies import batch  # noqa: E402
@@ -27,12 +27,6 @@ from strategies import batch  # noqa: E402
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "parity.safetensors"
 SIZES = dict(vocab=11, context=16, width=12, layers=1, heads=2, ffn=10, init_std=0.2)
 CONFIGS = {"llama": mp.Config.llama(**SIZES, kv_heads=1), "gpt2": mp.Config.gpt2(**SIZES)}
-RECORDED = [
-    "full, GPT-2", "bitfit", "norms", "lora", "lora, GPT-2", "rslora", "lora+", "dora",
-    "dora, GPT-2", "adalora", "loha", "lokr", "ia3", "ia3, GPT-2", "prefix", "prefix, GPT-2",
-    "prefix, projection", "prompt", "prompt, GPT-2", "p-tuning",
-    "llama-adapter, last layer, per head", "adapter", "pfeiffer", "parallel", "compacter",
-]  # fmt: skip
 
 
 def recorded(name):
@@ -61,10 +55,10 @@ def joined(arrays):
     return np.concatenate([np.ravel(a) for a in arrays])
 
 
-def everything():
-    """(arrays, {row: about}) of all rows; a base that several share is kept once."""
+def everything(names):
+    """(arrays, {row: about}) of these rows; a base that several share is kept once."""
     arrays, told = {}, {}
-    for name in RECORDED:
+    for name in names:
         found, about = recorded(name)
         about["base"] = f"{about['config']['norm']}, tied {about['config']['tied']}"
         arrays[f"base/{about['base']}"] = found.pop("base")
@@ -74,6 +68,6 @@ def everything():
 
 
 if __name__ == "__main__":
-    arrays, told = everything()
+    arrays, told = everything(name for name, row in ROWS.items() if row.recorded)
     save_file(arrays, FIXTURES, {"rows": json.dumps(told)})
     print(f"wrote {FIXTURES}: {FIXTURES.stat().st_size:,} bytes, {len(told)} rows")

@@ -19,7 +19,7 @@ import minipeft as mp
 from minipeft.engine import functional as F
 from minipeft.engine.backend import np
 from minipeft.engine.functional import IGNORE
-from minipeft.train.optimizer import AdamW, clip_scale, grad_norm, learning_rate
+from minipeft.engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from strategies import batch, configs, model
 
 PRECISIONS = {"float32": (1e-6, 1e-5), "float64": (1e-13, 1e-12)}  # of logits, of gradients

@@ -5,28 +5,18 @@ import json
 import pytest
 from hf import assert_close, difference, hf_logits, hf_model, peft
 from pairs import Pair
-from rows import ROWS, exact_softmax
 from safetensors.numpy import load_file
 
 import minipeft as mp
+from methods import ROWS, SPECS
 from minipeft.engine.tensor import no_grad
-from minipeft.io.hf_config import EXCHANGED
 from strategies import batch, model
 
-HERE_ONLY = ("llama-adapter, last layer, per head",)  # HF PEFT itself has one gate a layer
-SHARED = [
-    name
-    for name, row in ROWS.items()
-    if row.saved and row.ours.peft_type in EXCHANGED and name not in HERE_ONLY
-]
-ONE_WAY = ("vera", "pissa")  # whose files from HF's side need what is not here
+EXCHANGED = [name for spec in SPECS.values() if spec.exchanged for name in spec.rows]
+EXPORTED = [name for name in EXCHANGED if ROWS[name].files.exported]
+IMPORTED = [name for name in EXCHANGED if ROWS[name].files.imported]
 SIDES = "ours", "theirs"
 each = pytest.mark.parametrize("seed", [None, 0])
-
-
-def limit(row):
-    """How far logits may be off: HF PEFT takes virtual tokens from a file in float32."""
-    return 1e-6 if ROWS[row].ours.family == "prompt" else 1e-12
 
 
 def off(ours, theirs):
@@ -39,43 +29,41 @@ def off(ours, theirs):
 def opened(pair, folder, seed):
     """HF PEFT's model from a folder and the base of a pair."""
     fresh = hf_model(model(pair.config, seed or 0))
-    return exact_softmax(peft.PeftModel.from_pretrained(fresh, folder).to(fresh.dtype).eval())
+    theirs = peft.PeftModel.from_pretrained(fresh, folder).to(fresh.dtype).eval()
+    return pair.row.opened(theirs)
 
 
-@pytest.mark.parametrize("row", SHARED)
+@pytest.mark.parametrize("row", EXPORTED)
 @each
 def test_hf_peft_opens_what_is_exported(row, seed, tmp_path):
     pair = Pair(ROWS[row], "float64", seed).shake()
     folder = mp.export_adapter(pair.ours, "default", tmp_path)
-    assert off(pair.ours, opened(pair, folder, seed)) <= limit(row)
+    assert off(pair.ours, opened(pair, folder, seed)) <= ROWS[row].files.logits
 
 
-@pytest.mark.parametrize("row", [row for row in SHARED if row not in ONE_WAY])
+@pytest.mark.parametrize("row", IMPORTED)
 @each
 def test_what_hf_peft_saves_is_imported(row, seed, tmp_path):
     pair = Pair(ROWS[row], "float64", seed).shake()
-    for name, p in pair.theirs.named_parameters():
-        if "ranknum" in name:  # to which `adalora` in rows.py gave another value than HF's own
-            p.data += 1e-5
+    pair.row.files.before(pair)
     pair.theirs.save_pretrained(tmp_path)
     fresh = model(pair.config, seed or 0)
     mp.import_adapter(fresh, tmp_path, "default")
-    assert off(fresh, pair.theirs) <= limit(row)
+    assert off(fresh, pair.theirs) <= ROWS[row].files.logits
 
 
-@pytest.mark.parametrize("row", [row for row in SHARED if row not in ONE_WAY])
+@pytest.mark.parametrize("row", IMPORTED)
 def test_exported_is_the_file_that_hf_peft_would_write(row, tmp_path):
     """The same tensors under the same names, and a configuration of words that HF has."""
     pair = Pair(ROWS[row], "float64", None).shake()
     mp.export_adapter(pair.ours, "default", tmp_path / "ours")
     pair.theirs.save_pretrained(tmp_path / "theirs")
     ours, theirs = (load_file(tmp_path / side / "adapter_model.safetensors") for side in SIDES)
-    theirs = {name: a for name, a in theirs.items() if "base_layer" not in name}
-    assert_close(ours, theirs, 1e-12 if row != "adalora" else 1e-5)  # its factor
-    if row == "p-tuning":  # which goes as the prompt that its network makes
-        return
-    said = [peft.PeftConfig.from_pretrained(tmp_path / side).to_dict() for side in SIDES]
-    assert said[0].keys() == said[1].keys()
+    theirs = {name: a for name, a in theirs.items() if pair.row.files.beside not in name}
+    assert_close(ours, theirs, ROWS[row].files.tensors)
+    if ROWS[row].files.config:
+        said = [peft.PeftConfig.from_pretrained(tmp_path / side).to_dict() for side in SIDES]
+        assert said[0].keys() == said[1].keys()
 
 
 def test_a_base_that_hf_peft_has_changed_is_refused(tmp_path):

@@ -1,7 +1,6 @@
 """An adapter's file holds HF PEFT's tensors, under its names once the modules' are HF's.
 
 Modules have minipeft's own paths in the file (blocks.0.attn.q_proj); HF's differ by model.
-PiSSA is not among these: here its file is the LoRA of twice the rank that it is.
 """
 
 import re
@@ -9,15 +8,17 @@ import re
 import pytest
 from hf import assert_close, hf_module, peft
 from pairs import Pair
-from rows import ROWS
 from safetensors.numpy import load_file
 
 import minipeft as mp
+from methods import ROWS, SPECS
 
-SAME = (
-    "lora", "rslora", "lora+", "dora", "vera", "adalora", "loha", "lokr", "ia3", "prefix",
-    "prompt", "p-tuning", "llama-adapter",
-)  # fmt: skip
+SAME = [
+    name
+    for spec in SPECS.values()
+    for name, row in spec.rows.items()
+    if spec.exchanged and row.files.same
+]
 
 
 def hf_name(name, config):
@@ -32,5 +33,5 @@ def test_tensors_of_the_file(row, tmp_path):
     folder = mp.save_adapter(pair.ours, "default", tmp_path)
     ours = load_file(folder / "adapter_model.safetensors")
     theirs = peft.get_peft_model_state_dict(pair.theirs)
-    theirs = {name: a for name, a in theirs.items() if "base_model.vera_" not in name}  # drawn
+    theirs = {name: a for name, a in theirs.items() if pair.row.files.beside not in name}
     assert_close({hf_name(n, pair.config): a for n, a in ours.items()}, theirs, 1e-12)

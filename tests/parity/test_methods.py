@@ -3,8 +3,8 @@
 import pytest
 from hf import assert_close, difference, hf_logits, hf_loss
 from pairs import Pair
-from rows import ROWS
 
+from methods import ROWS
 from minipeft.engine import functional as F
 from minipeft.engine.backend import np
 from minipeft.engine.tensor import no_grad

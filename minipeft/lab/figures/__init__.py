@@ -16,10 +16,23 @@ from tqdm import tqdm
 from ...errors import unknown
 from ...io.files import check_places, read_json, write_json
 from ..plots import save
-from . import attention, curves, data, forgetting, hero, memory, merge, ranks, spectrum, storage
+from . import (
+    attention,
+    curves,
+    data,
+    forgetting,
+    hero,
+    memory,
+    merge,
+    places,
+    ranks,
+    spectrum,
+    storage,
+)
 
 FIGURES = {
     "hero": hero,
+    "places": places,
     "ranks": ranks,
     "memory": memory,
     "spectrum": spectrum,

@@ -6,6 +6,7 @@ No matrix of rank r comes closer than the singular values that it leaves out (Ec
 """
 
 from ...engine.backend import array, np, to_numpy
+from ...engine.optimizer import AdamW
 from ...engine.tensor import backward
 from ...io.checkpoint import load_base
 from ...model.layers import Linear
@@ -14,7 +15,6 @@ from ...peft.methods import LoRA
 from ...peft.methods.lora import LoRADelta
 from ...text.words import Task
 from ...train.fit import evaluate, fit
-from ...train.optimizer import AdamW
 from ..plots import canvas, style, tidy
 
 WIDTH, PLANTED, STEPS = 32, 8, 2000

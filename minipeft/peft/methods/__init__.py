@@ -1,54 +1,37 @@
-"""Parameter-efficient fine-tuning: one file a method, on `base`, `attach` and `merge`."""
+"""The methods, one file each. METHODS and the classes are gathered from the files here.
 
-from .adalora import AdaLoRA
-from .bottleneck import Bottleneck, Pfeiffer
-from .compacter import Compacter
-from .dora import DoRA
-from .full import Full
-from .ia3 import IA3
-from .llama_adapter import LlamaAdapter
-from .loha import LoHa
-from .lokr import LoKr
-from .lora import LoRA
-from .loraplus import LoRAPlus
-from .p_tuning import PTuning
-from .parallel import Parallel
-from .pissa import PiSSA
-from .prefix import Prefix, PTuningV2
-from .prompt import Prompt
-from .rslora import RSLoRA
-from .selective import BitFit, Head, LastK, NormTuning
-from .vera import VeRA
+In tables the families come in the order of FAMILIES, and within one the oldest paper first.
+"""
 
-__all__ = [
-    "IA3", "METHODS", "AdaLoRA", "BitFit", "Bottleneck", "Compacter",
-    "DoRA", "Full", "Head", "LastK", "LlamaAdapter", "LoHa", "LoKr", "LoRA", "LoRAPlus",
-    "NormTuning", "PTuning", "PTuningV2", "Parallel", "Pfeiffer", "PiSSA", "Prefix", "Prompt",
-    "RSLoRA", "VeRA",
-]  # fmt: skip
+import importlib
+import pkgutil
+import re
 
-METHODS = {
-    "full": Full,
-    "bitfit": BitFit,
-    "norms": NormTuning,
-    "last-k": LastK,
-    "head": Head,
-    "lora": LoRA,
-    "rslora": RSLoRA,
-    "lora+": LoRAPlus,
-    "pissa": PiSSA,
-    "dora": DoRA,
-    "vera": VeRA,
-    "adalora": AdaLoRA,
-    "loha": LoHa,
-    "lokr": LoKr,
-    "ia3": IA3,
-    "adapter": Bottleneck,
-    "pfeiffer": Pfeiffer,
-    "parallel": Parallel,
-    "compacter": Compacter,
-    "prefix": Prefix,
-    "prompt": Prompt,
-    "p-tuning": PTuning,
-    "llama-adapter": LlamaAdapter,
-}
+from ..base import Method
+
+FAMILIES = ("full", "selective", "lora", "adapter", "prompt")
+
+
+def gather():
+    """{name: class} of every public Method in the files of this folder."""
+    classes = {}
+    for file in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{file.name}")
+        for name, thing in vars(module).items():
+            if isinstance(thing, type) and issubclass(thing, Method):
+                if thing.__module__ == module.__name__:
+                    classes[name] = thing
+    return classes
+
+
+def published(method):
+    """What methods are sorted by: the family, then the paper's number at arXiv, year first."""
+    number = re.search(r"arXiv:(\d{4}\.\d+)", method.paper)
+    family = (*FAMILIES, method.family).index(method.family)
+    return family, method.family, number[1] if number else "", method.name
+
+
+CLASSES = gather()
+METHODS = {method.name: method for method in sorted(set(CLASSES.values()), key=published)}
+globals().update(CLASSES)
+__all__ = ["METHODS", *CLASSES]

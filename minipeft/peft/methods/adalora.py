@@ -2,25 +2,25 @@
 
     f(x) + (α / r) P Λ Q x          Q: (r, in), P: (out, r) from N(0, 0.02²)    Λ: (r,) zero
 
-r = init_r. Λ = 0, so attaching changes nothing. P Λ Q has the form of an SVD, and the loss is
-joined by γ (‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖²), in the mean over the targets, which keeps P and Q about
-orthogonal: then λₖ alone says how much the k-th triplet matters, and can be put to zero and
-come back. Trains r (in + out) + r numbers a target, of which few are in use in the end; merges
-exactly; the rank is how many λ are not zero.
+r = init_r. Λ = 0, so attaching changes nothing. P Λ Q has the form of an SVD. To keep P and Q
+nearly orthogonal, γ (‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖²), averaged over the targets, is added to the
+loss. Then λₖ alone says how much the k-th triplet (column of P, λ, row of Q) matters: it can be
+set to zero and come back. Trains r (in + out) + r parameters a target; in the end few triplets
+are left. Merges exactly. The rank is the number of λ that are not zero.
 
-After each update every number w with gradient g gets a score, its smoothed sensitivity
-I ← β₁ I + (1 − β₁) |w g| times its smoothed uncertainty U ← β₂ U + (1 − β₂) | |w g| − I |. A
-triplet's score is λ's plus the mean of those of its column of P and of its row of Q. Every
-deltaT updates only the b(t) best triplets of the whole model keep their λ:
+After each update every parameter w with gradient g gets a score: its smoothed sensitivity
+I ← β₁ I + (1 − β₁) |w g| times its smoothed uncertainty U ← β₂ U + (1 − β₂) | |w g| − I |. The
+score of a triplet is that of λ plus the mean score in its column of P and in its row of Q.
+Every deltaT updates, only the b(t) best triplets of the whole model keep their λ:
 
     b(t) = init_r N                                                   t ≤ tinit
     b(t) = (target_r + (init_r − target_r) (1 − τ)³) N                τ from 0 to 1
     b(t) = target_r N, those chosen at its start                      the last tfinal updates
 
-for N targets. `fit` calls for all that, and keeps the ranks after each update in the History.
+for N targets. `fit` does all that, and notes the ranks after each update in the History.
 
-Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and start are those of HF
-PEFT, which divides by r + 10⁻⁵ and does not square the norms.
+Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and initialisation are those
+of HF PEFT, which divides by r + 10⁻⁵ and does not square the norms.
 """
 
 from dataclasses import dataclass
@@ -28,57 +28,64 @@ from dataclasses import dataclass
 from ...engine.backend import np, numbers, xp
 from ...engine.functional import linear
 from ...engine.ops import square
-from ...errors import check_whole
 from ...model.layers import Dropout, Parameter
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, check_rank, shape, weight
 
 
 @dataclass(frozen=True)
 class AdaLoRA(Targeted):
-    """AdaLoRA on the named matrices: from init_r ranks each to target_r in the mean."""
+    """AdaLoRA on the named matrices, from init_r ranks each to target_r on average."""
 
-    init_r: int = 12
-    target_r: int = 8
+    init_r: int = option(12, at_least=1)
+    target_r: int = option(8, at_least=1)
     lora_alpha: float = 8.0
-    lora_dropout: float = 0.0
+    lora_dropout: float = option(0.0, at_least=0, below=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
-    tinit: int = 0  # updates before the budget shrinks
-    tfinal: int = 0  # updates after it has shrunk
-    deltaT: int = 1
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orth_reg_weight: float = 0.5  # γ
+    tinit: int = option(0, at_least=0)  # updates before the budget shrinks
+    tfinal: int = option(0, at_least=0)  # updates after it has shrunk
+    deltaT: int = option(1, at_least=1)
+    beta1: float = option(0.85, at_least=0, below=1)
+    beta2: float = option(0.85, at_least=0, below=1)
+    orth_reg_weight: float = option(0.5, at_least=0)  # γ
     layers_to_transform: tuple[int, ...] | int | None = None
 
+    name = "adalora"
     family = "lora"
+    paper = "Zhang et al. 2023, arXiv:2303.10512"
+    equation = "f(x) + (α / r) P Λ Q x"
+    per_matrix = "r (in + out) + r"
+    learning_rate = 0.1
     peft_type = "ADALORA"
-    mergeable = True
+    hf_config = "AdaLoraConfig"
+    hf_prefix = "lora_"
+    hf_lacks = ("layers_to_transform",)
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, init_r=self.init_r, target_r=self.target_r, deltaT=self.deltaT)
         if self.target_r > self.init_r:
             raise ValueError(f"target_r = {self.target_r} is more than init_r = {self.init_r}")
-        for name in ("tinit", "tfinal"):
-            number = getattr(self, name)
-            if number < 0:
-                raise ValueError(f"{name} is a number of updates ≥ 0, got {number!r}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} lies in [0, 1), got {getattr(self, name)!r}")
-        if self.orth_reg_weight < 0:
-            raise ValueError(f"orth_reg_weight is ≥ 0, got {self.orth_reg_weight!r}")
 
     def for_module(self, path, shape):
         check_rank(path, self.init_r, shape)
         return self
 
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.init_r * (n_out + n_in) + self.init_r
+    def formula(self, n_out, n_in):
+        return self.per_matrix, {"out": n_out, "in": n_in, "r": self.init_r}
 
     def delta(self, layer, rng):
         return AdaLoRADelta(layer, self, rng)
+
+    def to_hf(self, values, adapter):
+        return values | {"total_step": self.tinit + self.tfinal + 1}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        return {option: v for option, v in values.items() if option != "r"}  # unused, of LoRA
+
+    def hf_factor(self, name):
+        return 1.0 + 1e-5 / self.init_r if name == "lora_E" else 1.0
 
     def budget(self, step, steps, n):
         """b(t), the number of triplets that n targets have after update `step` of `steps`."""
@@ -148,7 +155,7 @@ class AdaLoRADelta(Delta):
 
     @property
     def rank(self):
-        """How many λ are not zero."""
+        """The number of λ that are not zero."""
         return int((self.lora_E.data != 0).sum())
 
     def skewness(self):

@@ -2,13 +2,13 @@
 
     h + U φ(D h + b₁) + b₂        h = f(x)       D: (m, width) random   U: (width, m) zero
 
-U and the biases start at 0, so attaching changes nothing. Houlsby puts one after attention and
-one after the MLP, before the residual addition; Pfeiffer one after the MLP only. Trains
-2 m width + m + width numbers each. φ is not linear, so it cannot be merged and stays as extra
-depth at inference.
+U and the biases start at 0, so attaching changes nothing. One adapter sits after attention and
+one after the MLP, before the residual addition; the style "pfeiffer" has only the latter. Each
+trains 2 m width + m + width parameters. φ is not linear, so it cannot be merged: it stays as
+extra depth at inference.
 
-Houlsby et al. 2019, section 2.1, arXiv:1902.00751; Pfeiffer et al. 2020, section 3,
-arXiv:2005.00247. D is drawn from U(±1/√width); the first paper starts both near zero instead.
+Houlsby et al. 2019, section 2.1, arXiv:1902.00751. Here D is drawn from U(±1/√width); the paper
+starts both matrices near zero instead.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from ...engine import functional as F
 from ...engine.backend import np
 from ...engine.ops import relu
-from ...errors import check_whole, unknown
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta, Method
+from ..formula import Term
 from ..targets import matching, sites
 
 PLACES = {"houlsby": ("attn", "mlp"), "pfeiffer": ("mlp",)}
@@ -29,36 +30,25 @@ NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu, "identity": lambda x:
 class Bottleneck(Method):
     """Bottleneck adapters of width m after the sub-layers that the style names."""
 
-    m: int = 16
-    style: str = "houlsby"  # or "pfeiffer"
-    nonlinearity: str = "relu"  # or "gelu", "silu", "identity"
+    m: int = option(16, at_least=1)
+    style: str = option("houlsby", one_of=PLACES)
+    nonlinearity: str = option("relu", one_of=NONLINEAR)
 
+    name = "adapter"
     family = "adapter"
+    paper = "Houlsby et al. 2019, arXiv:1902.00751"
+    equation = "h + U φ(D h + b₁) + b₂"
+    place = "after attention and after the MLP"
+    learning_rate = 0.01
     peft_type = "BOTTLENECK"
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, m=self.m)
-        for kind, options in (("style", PLACES), ("nonlinearity", NONLINEAR)):
-            if getattr(self, kind) not in options:
-                raise ValueError(unknown(kind, getattr(self, kind), options))
-
-    def count(self, config):
-        each = 2 * self.m * config.width + self.m + config.width
-        return len(PLACES[self.style]) * config.layers * each
+    def terms(self, config):
+        times = {"layer": config.layers, "place": len(PLACES[self.style])}
+        return [Term(times, "2 m width + m + width", {"m": self.m, "width": config.width})]
 
     def make_deltas(self, model, rng):
         places = matching(sites(model), PLACES[self.style])
         return {path: BottleneckDelta(model.start.width, self, rng) for path in places}
-
-
-@dataclass(frozen=True)
-class Pfeiffer(Bottleneck):
-    """Bottleneck adapters after the MLPs only: half of Houlsby's numbers."""
-
-    style: str = "pfeiffer"
-
-    peft_type = "PFEIFFER"
 
 
 class BottleneckDelta(Delta):

@@ -3,10 +3,10 @@
     h + φ(h D + b₁) U + b₂        h = f(x)
     D = Σᵢ Aᵢ ⊗ (sᵢ tᵢ)           i = 1 … n    Aᵢ: (n, n)    sᵢ: (width/n, k)    tᵢ: (k, m/n)
 
-and U: (m, width) alike. The slow weights A are shared by all adapters, the fast ones s and t
-are each matrix's own. An adapter trains 2 k (width + m) + m + width numbers where a plain one
-trains 2 m width + m + width; A adds n³ once. U's t and the biases are zero, so attaching
-changes nothing; s and D's t are Glorot-uniform, A is N(0, 1/n²), which makes D about as large
+U: (m, width) is made in the same way. All adapters share the matrices A; each D and U has its
+own s and t. An adapter trains 2 k (width + m) + m + width parameters where a plain one trains 2
+m width + m + width; A adds n³ once. The t of U and the biases are zero, so attaching changes
+nothing. s and the t of D are Glorot-uniform and A is N(0, 1/n²), which makes D about as large
 as a plain adapter's (AdapterHub draws A from N(0, 10⁻⁸), a start near zero). n must divide
 width and m. φ is not linear, so it cannot be merged.
 
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from ...engine.backend import np
 from ...engine.functional import linear
-from ...errors import check_whole
 from ...model.layers import Parameter
+from ...options import option
+from ..formula import Term
 from ..targets import matching, sites
 from .bottleneck import NONLINEAR, PLACES, Bottleneck, BottleneckDelta
 
@@ -28,16 +29,19 @@ from .bottleneck import NONLINEAR, PLACES, Bottleneck, BottleneckDelta
 class Compacter(Bottleneck):
     """Bottleneck adapters of width m from phm_dim Kronecker products of rank phm_rank."""
 
-    m: int = 24
-    nonlinearity: str = "gelu"  # or "relu", "silu", "identity"
-    phm_dim: int = 4  # n
-    phm_rank: int = 1  # k
+    m: int = option(24, at_least=1)
+    nonlinearity: str = option("gelu", one_of=NONLINEAR)
+    phm_dim: int = option(4, at_least=1)  # n
+    phm_rank: int = option(1, at_least=1)  # k
 
+    name = "compacter"
+    paper = "Karimi Mahabadi et al. 2021, arXiv:2106.04647"
+    equation = "h + φ(h D + b₁) U + b₂"
+    learning_rate = 0.1
     peft_type = "COMPACTER"
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, phm_dim=self.phm_dim, phm_rank=self.phm_rank)
         self.check_divides("m", self.m)
 
     def check_divides(self, name, size):
@@ -47,10 +51,12 @@ class Compacter(Bottleneck):
                 f"{name} = {size} is not a multiple of phm_dim = {self.phm_dim}; change either"
             )
 
-    def count(self, config):
+    def terms(self, config):
         self.check_divides("width", config.width)
-        each = 2 * self.phm_rank * (config.width + self.m) + self.m + config.width
-        return len(PLACES[self.style]) * config.layers * each + self.phm_dim**3
+        times = {"layer": config.layers, "place": len(PLACES[self.style])}
+        values = {"m": self.m, "width": config.width, "k": self.phm_rank}
+        once = Term({}, "n³", {"n": self.phm_dim})
+        return [Term(times, "2 k (width + m) + m + width", values), once]
 
     def make_deltas(self, model, rng):
         n, width = self.phm_dim, model.start.width

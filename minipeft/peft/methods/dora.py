@@ -1,16 +1,16 @@
-"""DoRA: direction and magnitude of each row of the weight, learnt apart.
+"""DoRA: learns the direction and the magnitude of each row of the weight separately.
 
     m / ‖V‖ ∘ V x + b               V = W + s B A            m: (out,), s = α / r
 
-‖V‖ has the norm of each row, one for each output. m starts at ‖W‖ and B at 0, so attaching
-changes nothing: LoRA turns the rows, m stretches them. The norm is held constant in the
-gradient, which saves memory and, in the paper, costs no accuracy. Trains r (in + out) + out
-numbers a target. Merges exactly, into the weight alone. Every step it forms V, a matrix
-(out, in). With m = ‖V‖ it is LoRA. Of two in use at once each takes its norm from W alone.
+‖V‖ holds the norm of each row, one for each output. m starts at ‖W‖ and B at 0, so attaching
+changes nothing: LoRA turns the rows, m stretches them. The norm is a constant for the gradient,
+which saves memory and, in the paper, costs no accuracy. Trains r (in + out) + out parameters a
+target. Merges exactly, into the weight alone. Every step it forms V, a matrix (out, in). With
+m = ‖V‖ it is LoRA. Of two DoRAs in use at once, each takes its norm from W and its own B A.
 
 Liu et al. 2024, sections 4.1 and 4.3, arXiv:2402.09353 (its "columns" are rows here, as its W
-is transposed), where r = 16 or 32 and α = 2 r. Of the paper's two gradients it is that of
-section 4.3, the norm a constant, as in HF PEFT.
+is transposed), where r = 16 or 32 and α = 2 r. Of the paper's two gradients this is the one of
+section 4.3, with a constant norm, as in HF PEFT.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,13 @@ from .lora import LoRA, LoRADelta
 class DoRA(LoRA):
     """LoRA on the direction of each row, and its length m."""
 
+    name = "dora"
+    paper = "Liu et al. 2024, arXiv:2402.09353"
+    equation = "m / ‖V‖ ∘ V x + b"
+    per_matrix = "r (in + out) + out"
+    learning_rate = 0.003
     hf_flag = "use_dora"
     embeds = False
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.r * (n_out + n_in) + n_out
 
     def delta(self, layer, rng):
         return DoRADelta(layer, self, rng)
@@ -46,7 +48,7 @@ class DoRADelta(LoRADelta):
         self.lora_magnitude_vector = Parameter(self.norm())
 
     def norm(self):
-        """‖V‖ (out,), an array; a row of zeros, which no m can stretch, counts as tiny."""
+        """‖V‖ (out,), an array; a row of zeros, which no m can stretch, gets a tiny norm."""
         norm = xp.linalg.norm(self.base[0].data + self.change(), axis=1)
         return xp.maximum(norm, float(xp.finfo(norm.dtype).tiny))
 
@@ -54,7 +56,7 @@ class DoRADelta(LoRADelta):
         y, (_, bias) = f(x), self.base
         scale = self.lora_magnitude_vector / self.norm()  # 1 at the start
         low = linear(linear(self.dropout(x), self.lora_A) * self.scaling, self.lora_B)
-        # = scale ∘ (y − b + low) + b, so written that a scale of 1 leaves y its bits
+        # = scale ∘ (y − b + low) + b, written so that a scale of 1 leaves every bit of y
         return y + (y if bias is None else y - bias) * (scale - 1.0) + low * scale
 
     def merged(self, layer):

@@ -1,12 +1,13 @@
-"""(IA)³: stretch the keys, the values and the hidden units of the MLP, each by a number.
+"""(IA)³: multiplies keys, values and the hidden units of the MLP by learnt vectors.
 
     l ∘ f(x)        on k_proj and v_proj       l: (out,) ones
     f(l ∘ x)        on down_proj               l: (in,) ones
 
-l = 1, so attaching changes nothing. Trains out numbers a target, in numbers for a feed-forward
-one: L (2 kv + ffn) by default. The change is that of a diagonal matrix: it merges exactly,
-W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make a feature stronger, weaker or
-opposite, and mixes none with another; what follows from the features may be new all the same.
+l = 1, so attaching changes nothing. Trains out parameters a target, or in parameters for a
+feed-forward one: L (2 kv + ffn) by default. It multiplies by a diagonal matrix, so it merges
+exactly: W ← diag(l) W and b ← l ∘ b, or W ← W diag(l). It can make a feature stronger, weaker
+or opposite, and never mixes two; what later layers make of the features may be new all the
+same.
 
 Liu et al. 2022, section 3.3, arXiv:2205.05638. As in HF PEFT any matrix can be a target. On
 GPT-2's c_attn, which HF holds as one matrix, its l stretches the queries too: here queries,
@@ -28,9 +29,14 @@ class IA3(Targeted):
     target_modules: tuple[str, ...] | str = ("k_proj", "v_proj", "down_proj")
     feedforward_modules: tuple[str, ...] | str = ("down_proj",)
 
+    name = "ia3"
     family = "lora"
+    paper = "Liu et al. 2022, arXiv:2205.05638"
+    equation = "l ∘ f(x)"
+    learning_rate = 0.1
     peft_type = "IA3"
-    mergeable = True
+    hf_config = "IA3Config"
+    hf_prefix = "ia3_"
 
     def __post_init__(self):
         super().__post_init__()
@@ -47,15 +53,24 @@ class IA3(Targeted):
         inside = any(matches([path], name) for name in self.feedforward_modules)
         return replace(self, target_modules=path, feedforward_modules=path if inside else ())
 
-    def parameters_per_matrix(self, n_out, n_in):
-        return n_in if self.feedforward_modules else n_out
+    def formula(self, n_out, n_in):
+        return "in" if self.feedforward_modules else "out", {"out": n_out, "in": n_in}
+
+    def to_hf(self, values, adapter):
+        inside = [p for p, delta in adapter.deltas.items() if isinstance(delta, IA3InputDelta)]
+        return values | {"feedforward_modules": inside}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        inside = tuple(path for path, shape in targets.items() if shape[0] == 1)
+        return values | {"feedforward_modules": inside}
 
     def delta(self, layer, rng):
         return (IA3InputDelta if self.feedforward_modules else IA3Delta)(layer)
 
 
 class IA3Delta(Delta):
-    """One stretched output: l ∘ f(x), (…, in) -> (…, out)."""
+    """A scaled output: l ∘ f(x), (…, in) -> (…, out)."""
 
     def __init__(self, layer):
         self.ia3_l = Parameter(np.ones(shape(layer)[0]))
@@ -73,7 +88,7 @@ class IA3Delta(Delta):
 
 
 class IA3InputDelta(Delta):
-    """One stretched input: f(l ∘ x), (…, in) -> (…, out)."""
+    """A scaled input: f(l ∘ x), (…, in) -> (…, out)."""
 
     def __init__(self, layer):
         self.ia3_l = Parameter(np.ones(shape(layer)[1]))

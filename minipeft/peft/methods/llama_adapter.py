@@ -1,13 +1,13 @@
-"""LLaMA-Adapter: a prefix that attention reads apart, through a gate that starts at zero.
+"""LLaMA-Adapter: a prefix with an attention of its own, added through a gate that is zero.
 
     softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)      P: (n, width)    g: zero
 
-in the last L layers; W_k and W_v are the layer's own frozen projections, the keys of P are not
-rotated, and every token sees all of P. As g = 0, attaching changes nothing; P, from N(0, 1),
-learns from the second step. With a softmax of its own the prefix takes no attention from the
-tokens: it adds to what they give, where prefix tuning mixes the two by a gate that is not free.
-The cache is no longer than without it. Trains L (n width + H) numbers, a gate for each of H
-heads; with `per_head` off one gate serves a layer, as in HF PEFT: L (n width + 1). Cannot be
+in the last L layers. W_k and W_v are the layer's own frozen projections, the keys of P are not
+rotated, and every token sees all of P. g = 0, so attaching changes nothing; P, from N(0, 1),
+learns from the second step on. The prefix has a softmax of its own, so it takes no attention
+from the tokens: it adds to their output, where prefix tuning makes both share one softmax. The
+KV cache is no longer than without it. Trains L (n width + H) parameters, a gate for each of H
+heads; without `per_head` a layer has one gate, as in HF PEFT: L (n width + 1). Cannot be
 merged, as no weight computes the same.
 
 Zhang et al. 2023, section 3.2, arXiv:2303.16199, with n = 10 and L = 30 of 32
@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from ...engine.backend import np
 from ...engine.functional import attention
 from ...engine.ops import broadcast
-from ...errors import check_whole
 from ...model.layers import Parameter
+from ...options import option
 from ..base import Delta, Method
+from ..formula import Term
 from ..targets import matching, sites
 
 
@@ -28,29 +29,43 @@ from ..targets import matching, sites
 class LlamaAdapter(Method):
     """A zero-gated prefix of adapter_len vectors in the last adapter_layers (default: all)."""
 
-    adapter_len: int = 10
-    adapter_layers: int | None = None
+    adapter_len: int = option(10, at_least=1)
+    adapter_layers: int | None = option(None, at_least=1)
     per_head: bool = True  # a gate for each head; otherwise one for the layer
 
+    name = "llama-adapter"
     family = "prompt"
+    paper = "Zhang et al. 2023, arXiv:2303.16199"
+    equation = "softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)"
+    place = "attention, beside its softmax"
+    learning_rate = 0.3
     peft_type = "ADAPTION_PROMPT"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, adapter_len=self.adapter_len)
-        if self.adapter_layers is not None:
-            check_whole(1, adapter_layers=self.adapter_layers)
+    hf_config = "AdaptionPromptConfig"
+    hf_lacks = ("per_head",)
+    hf_on_gpt2 = False
 
     def layers(self, there):
-        """Which of the model's layers have a prefix: the last ones."""
+        """The range of the layers that have a prefix: the last ones."""
         wanted = there if self.adapter_layers is None else self.adapter_layers
         if wanted > there:
             raise ValueError(f"adapter_layers = {wanted}, but the model has {there}; use fewer")
         return range(there - wanted, there)
 
-    def count(self, config):
-        gates = config.heads if self.per_head else 1
-        return len(self.layers(config.layers)) * (self.adapter_len * config.width + gates)
+    def terms(self, config):
+        values = {"n": self.adapter_len, "width": config.width}
+        values["gates"] = config.heads if self.per_head else 1
+        return [Term({"layer": len(self.layers(config.layers))}, "n width + gates", values)]
+
+    def to_hf(self, values, adapter):
+        if self.per_head:
+            raise ValueError(
+                f"HF PEFT has one gate a layer, and {self} one a head; save_adapter can save it"
+            )
+        return values | {"adapter_layers": len(adapter.deltas)}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        return values | {"per_head": False}
 
     def make_deltas(self, model, rng):
         attentions = matching(sites(model), ("attn",))

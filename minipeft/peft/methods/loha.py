@@ -3,18 +3,18 @@
     f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x      B₁, B₂: (out, r)      A₁, A₂: (r, in), A₂ zero
 
 A₂ = 0, so attaching changes nothing; the others are U(±1/√columns). Trains 2 r (in + out)
-numbers a target, twice as many as LoRA of rank r, for a rank that is squared. Merges exactly.
-The (out, in) product is formed every step: no thin products, so it is slower than LoRA.
+parameters a target, twice as many as LoRA of rank r, for a rank of up to r². Merges exactly.
+The (out, in) product is formed in every step: it is slower than LoRA's two thin products.
 
-Hyeon-Woo et al. 2022 (FedPara), section 2.2, arXiv:2108.06098; the start is HF PEFT's
+Hyeon-Woo et al. 2022 (FedPara), section 2.2, arXiv:2108.06098; the initialisation is HF PEFT's
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...engine.backend import np
 from ...engine.functional import linear
-from ...errors import check_whole
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, check_rank, patterned, shape, weight
 
@@ -23,28 +23,29 @@ from ..targets import Targeted, check_rank, patterned, shape, weight
 class LoHa(Targeted):
     """LoHa from factors of rank r on the named matrices."""
 
-    r: int = 8
+    r: int = option(8, at_least=1)
     alpha: float = 8.0
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     layers_to_transform: tuple[int, ...] | int | None = None
-    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
-    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+    rank_pattern: dict[str, int] = option(default_factory=dict, hash=False, at_least=1)
+    alpha_pattern: dict[str, float] = option(default_factory=dict, hash=False)
 
+    name = "loha"
     family = "lora"
+    paper = "Hyeon-Woo et al. 2021, arXiv:2108.06098"
+    equation = "f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x"
+    per_matrix = "2 r (in + out)"
+    learning_rate = 0.01
     peft_type = "LOHA"
-    mergeable = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, r=self.r)
+    hf_config = "LoHaConfig"
+    hf_prefix = "hada_"
+    hf_lacks = ("layers_to_transform",)
+    hf_on_gpt2 = False
 
     def for_module(self, path, shape):
         own = patterned(self, path, "alpha")
         check_rank(path, own.r, shape)
         return own
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return 2 * self.r * (n_out + n_in)
 
     def delta(self, layer, rng):
         return LoHaDelta(layer, self, rng)

@@ -1,25 +1,27 @@
-"""LoKr: the change of a weight as a Kronecker product of two small matrices.
+"""LoKr: learns the change of a weight as a Kronecker product of two small matrices.
 
     f(x) + (α / r) (W₁ ⊗ W₂) x      W₁: (o₁, i₁) zero    W₂: (o₂, i₂)    out = o₁ o₂, in = i₁ i₂
 
-The factors are as near to a square as the sizes divide, o₁ ≤ o₂ and i₁ ≤ i₂, or o₁ and i₁ are
-`decompose_factor` where that divides. Where r < max(o₂, i₂) / 2, W₂ is itself a product
-(o₂, r) (r, i₂), and with `decompose_both` so may be W₁; else r is only a part of the scale.
-W₁ = 0, so attaching changes nothing; W₂ is U(±1/√columns). Trains o₁ i₁ + o₂ i₂ numbers a
-target, with r (o + i) in place of o i for a factor that is a product. Its rank is the product
-of the factors' ranks, so it can be full. Merges exactly. x is folded to (i₁, i₂) and multiplied
-from both sides: the (out, in) matrix is formed for merging only.
+out and in are split into factors as equal as possible, o₁ ≤ o₂ and i₁ ≤ i₂; or o₁ and i₁ are
+`decompose_factor`, where that divides. Where r < max(o₂, i₂) / 2, W₂ is itself a product
+(o₂, r) (r, i₂), and with `decompose_both` W₁ may be one too; otherwise r only scales. W₁ = 0,
+so attaching changes nothing; W₂ is U(±1/√columns). Trains o₁ i₁ + o₂ i₂ parameters a target,
+with r (o + i) in place of o i for a factor that is a product. The rank of the change is the
+product of the factors' ranks, so it can be full. Merges exactly. The forward pass reshapes x to
+(i₁, i₂) and multiplies it from both sides: the (out, in) matrix is formed only for merging.
 
-Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and start are HF PEFT's
+Yeh et al. 2023 (LyCORIS), section 3.2, arXiv:2309.14859; factors and initialisation are HF
+PEFT's
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...engine.backend import np, xp
 from ...engine.functional import linear
 from ...errors import check_whole
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, patterned, shape, weight
 
@@ -28,22 +30,28 @@ from ..targets import Targeted, patterned, shape, weight
 class LoKr(Targeted):
     """LoKr on the named matrices, with factors of rank r where they are large."""
 
-    r: int = 8
+    r: int = option(8, at_least=1)
     alpha: float = 8.0
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     decompose_both: bool = False
     decompose_factor: int = -1  # o₁ and i₁, or the most that they are; -1: near a square
     layers_to_transform: tuple[int, ...] | int | None = None
-    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
-    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+    rank_pattern: dict[str, int] = option(default_factory=dict, hash=False, at_least=1)
+    alpha_pattern: dict[str, float] = option(default_factory=dict, hash=False)
 
+    name = "lokr"
     family = "lora"
+    paper = "Yeh et al. 2023, arXiv:2309.14859"
+    equation = "f(x) + (α / r) (W₁ ⊗ W₂) x"
+    learning_rate = 0.1
     peft_type = "LOKR"
-    mergeable = True
+    hf_config = "LoKrConfig"
+    hf_prefix = "lokr_"
+    hf_lacks = ("layers_to_transform",)
+    hf_on_gpt2 = False
 
     def __post_init__(self):
         super().__post_init__()
-        check_whole(1, r=self.r)
         if self.decompose_factor != -1:
             check_whole(1, decompose_factor=self.decompose_factor)
 
@@ -57,9 +65,12 @@ class LoKr(Targeted):
         both = self.decompose_both
         return [(one, both and self.r < max(one) / 2), (two, self.r < max(two) / 2)]
 
-    def parameters_per_matrix(self, n_out, n_in):
-        sizes = self.sizes(n_out, n_in)
-        return sum(self.r * (o + i) if thin else o * i for (o, i), thin in sizes)
+    def formula(self, n_out, n_in):
+        parts, values = [], {"r": self.r}
+        for k, ((o, i), thin) in zip("₁₂", self.sizes(n_out, n_in), strict=True):
+            parts.append(f"r (o{k} + i{k})" if thin else f"o{k} i{k}")
+            values |= {f"o{k}": o, f"i{k}": i}
+        return " + ".join(parts), values
 
     def delta(self, layer, rng):
         return LoKrDelta(layer, self, rng)
@@ -90,8 +101,8 @@ class LoKrDelta(Delta):
 
     def __call__(self, f, x):
         w1, w2 = self.factors()
-        folded = x.reshape(*x.shape[:-1], w1.shape[1], w2.shape[1])  # (…, i₁, i₂)
-        half = swapped(linear(folded, w2))  # (…, o₂, i₁)
+        grid = x.reshape(*x.shape[:-1], w1.shape[1], w2.shape[1])  # (…, i₁, i₂)
+        half = swapped(linear(grid, w2))  # (…, o₂, i₁)
         y = swapped(linear(half, w1))  # (…, o₁, o₂)
         return f(x) + y.reshape(*x.shape[:-1], -1) * self.scaling
 
@@ -114,6 +125,6 @@ def factors(n, near):
 
 
 def swapped(x):
-    """The last two axes of x changed places."""
+    """x with its last two axes exchanged."""
     n = x.ndim
     return x.transpose(*range(n - 2), n - 1, n - 2)

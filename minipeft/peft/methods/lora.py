@@ -2,25 +2,25 @@
 
     f(x) + (α / r) B A x            A: (r, in) random        B: (out, r) zero
 
-B = 0, so attaching changes nothing; A is random, so B has a gradient at once, and A from the
-second step. Trains r (in + out) numbers a target. Merges exactly: W + (α / r) B A. The change
-has rank ≤ r, and r = min(in, out) can reach any change. The bias is left alone. Merged, it
-costs nothing at inference; before that, two thin products.
+B = 0, so attaching changes nothing. A is random, so B has a gradient at once, and A from the
+second step on. Trains r (in + out) parameters a target. Merges exactly: W + (α / r) B A. The
+change has rank ≤ r; with r = min(in, out) it can be any matrix. The bias stays as it is.
+Merged, it costs nothing at inference; attached, it costs two thin products.
 
 On the token table, "wte", A has a column for each token: f(t) + (α / r) B A[:, t], A zero and B
-from N(0, 1) as in HF PEFT. On a head that is tied to the table, the change is the head's alone:
+from N(0, 1) as in HF PEFT. On a head that is tied to the table, only the head changes:
 merging unties the two.
 
 Hu et al. 2021, section 4.1, arXiv:2106.09685. As in HF PEFT, A is drawn from U(±1/√in); the
 paper's is Gaussian.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...engine.backend import np, xp
 from ...engine.functional import embedding, linear
-from ...errors import check_whole
 from ...model.layers import Dropout, Embedding, Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, check_rank, patterned, shape, weight
 
@@ -30,40 +30,40 @@ class LoRA(Targeted):
     """LoRA of rank r on the named matrices; lora_dropout acts on the input of A only.
 
     rank_pattern and alpha_pattern give single modules another r or α, by a regular expression
-    for the end of their path: {"down_proj": 16}; of several that match the first counts, and
-    the module's scale is its own α / r, as in HF PEFT. layers_to_transform numbers the blocks.
+    for the end of their path: {"down_proj": 16}. The first pattern that matches counts, and the
+    module is scaled by its own α / r, as in HF PEFT. layers_to_transform picks blocks by index.
     """
 
-    r: int = 8
+    r: int = option(8, at_least=1)
     lora_alpha: float = 8.0
-    lora_dropout: float = 0.0
+    lora_dropout: float = option(0.0, at_least=0, below=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     layers_to_transform: tuple[int, ...] | int | None = None
-    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)
-    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)
+    rank_pattern: dict[str, int] = option(default_factory=dict, hash=False, at_least=1)
+    alpha_pattern: dict[str, float] = option(default_factory=dict, hash=False)
 
+    name = "lora"
     family = "lora"
-    peft_type = "LORA"
-    hf_modules = ("lora_A", "lora_B")
-    mergeable = True
+    paper = "Hu et al. 2021, arXiv:2106.09685"
+    equation = "f(x) + (α / r) B A x"
+    per_matrix = "r (in + out)"
+    learning_rate = 0.01
     embeds = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, r=self.r)
+    peft_type = "LORA"
+    hf_config = "LoraConfig"
+    hf_prefix = "lora_"
+    hf_weights = ("lora_A", "lora_B")
+    hf_lacks = ("layers_to_transform",)
 
     @property
     def scaling(self):
-        """What B A is multiplied by."""
+        """The factor of B A, α / r."""
         return self.lora_alpha / self.r
 
     def for_module(self, path, shape):
         own = patterned(self, path, "lora_alpha")
         check_rank(path, own.r, shape)
         return own
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.r * (n_out + n_in)
 
     def delta(self, layer, rng):
         kind = LoRAEmbeddingDelta if isinstance(layer, Embedding) else LoRADelta

@@ -2,16 +2,17 @@
 
     f(x) + (α / r) B A x            A: (r, in) at lr         B: (out, r) at λ · lr
 
-At one rate for both, a wide model learns B too slowly: a step of A changes the output by a sum
-over `in` inputs, a step of B by one over r. A ratio λ ≫ 1 evens that out. It is a matter of the
-optimiser alone: B's Parameter says at how many times the learning rate it learns. Trains
-r (in + out) numbers a target; equation, start and merging are LoRA's.
+With one rate for both, a wide model learns B too slowly: a step of A changes the output by a
+sum over `in` inputs, a step of B by a sum over r. A ratio λ ≫ 1 evens that out. Only the
+optimiser differs from LoRA: B's Parameter has a `rate`, by which its learning rate is
+multiplied. Trains r (in + out) parameters a target; initialisation and merging are LoRA's.
 
 Hayou et al. 2024, section 4, arXiv:2402.12354, with λ = 16
 """
 
 from dataclasses import dataclass
 
+from ...options import option
 from .lora import LoRA
 
 
@@ -19,15 +20,14 @@ from .lora import LoRA
 class LoRAPlus(LoRA):
     """LoRA with a learning rate `loraplus_lr_ratio` times as high for B."""
 
-    loraplus_lr_ratio: float = 16.0
+    loraplus_lr_ratio: float = option(16.0, above=0)
 
+    name = "lora+"
+    paper = "Hayou et al. 2024, arXiv:2402.12354"
+    learning_rate = 0.003
     hf_flag = "use_loraplus"
+    hf_lacks = (*LoRA.hf_lacks, "loraplus_lr_ratio", "use_loraplus")
     embeds = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.loraplus_lr_ratio <= 0:
-            raise ValueError(f"loraplus_lr_ratio must be > 0, got {self.loraplus_lr_ratio!r}")
 
     def delta(self, layer, rng):
         delta = super().delta(layer, rng)

@@ -1,12 +1,12 @@
-"""P-tuning: prompt tuning whose vectors a small network makes while they are trained.
+"""P-tuning: prompt tuning whose vectors are made by a small network during training.
 
     [P ; f(ids)]      P = W₃ relu(W₂ relu(W₁ E + b₁) + b₂) + b₃      E: (n, width) from N(0, 1)
 
-The network ties the vectors together, which trains more evenly than n free ones; it reads
-nothing of the input, so P is a constant once trained. Only P is saved: the file holds a plain
-prompt of n width numbers, and loading gives prompt tuning. With h hidden units and d the width
-it trains n d + (d h + h) + (h h + h) + (h d + d) numbers. Attaching changes the output, and no
-weight computes the same, so it cannot be merged.
+The vectors share the network's weights, which makes training more stable than n free vectors.
+The network reads nothing of the input, so P is a constant once trained, and only P is saved:
+the file holds a plain prompt of n width parameters, and loading gives prompt tuning. With h
+hidden units and d the width it trains n d + (d h + h) + (h h + h) + (h d + d) parameters.
+Attaching changes the output, and no weight computes the same, so it cannot be merged.
 
 Liu et al. 2021, section 3.2, arXiv:2103.10385. As in HF PEFT the MLP has three layers and h = d
 unless given, and the virtual tokens all come first; the paper also has an LSTM below the MLP.
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from ...engine.functional import linear
 from ...engine.ops import relu
 from ...engine.tensor import no_grad
-from ...errors import check_whole
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Method
+from ..formula import Term
 from ..targets import room_for
 from .prompt import Prompt, PromptDelta
 
@@ -28,25 +29,26 @@ from .prompt import Prompt, PromptDelta
 class PTuning(Method):
     """P-tuning by an MLP, encoder_hidden_size wide inside (default: as wide as the model)."""
 
-    num_virtual_tokens: int = 8
-    encoder_hidden_size: int | None = None
+    num_virtual_tokens: int = option(8, at_least=1)
+    encoder_hidden_size: int | None = option(None, at_least=1)
 
+    name = "p-tuning"
     family = "prompt"
+    paper = "Liu et al. 2021, arXiv:2103.10385"
+    equation = "[P ; f(ids)]"
+    place = "in front of the embeddings"
+    learning_rate = 0.03
     peft_type = "P_TUNING"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, num_virtual_tokens=self.num_virtual_tokens)
-        if self.encoder_hidden_size is not None:
-            check_whole(1, encoder_hidden_size=self.encoder_hidden_size)
+    hf_config = "PromptEncoderConfig"
 
     def hidden(self, width):
         """h, the width inside the network."""
         return width if self.encoder_hidden_size is None else self.encoder_hidden_size
 
-    def count(self, config):
+    def terms(self, config):
         d, h = config.width, self.hidden(config.width)
-        return self.num_virtual_tokens * d + (d * h + h) + (h * h + h) + (h * d + d)
+        values = {"n": self.num_virtual_tokens, "d": d, "h": h}
+        return [Term({}, "n d + (d h + h) + (h h + h) + (h d + d)", values)]
 
     def make_deltas(self, model, rng):
         room_for(self.num_virtual_tokens, model.config.context)

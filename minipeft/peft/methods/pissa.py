@@ -1,15 +1,15 @@
-"""PiSSA: LoRA that starts from the largest singular values of the weight and trains those.
+"""PiSSA: LoRA that starts from the largest singular values of the weight, and trains them.
 
     W x − s B₀ A₀ x + s B A x       s B₀ A₀ = the best rank-r part of W, by its SVD;  s = α / r
 
-A starts at A₀: (r, in) and B at B₀: (out, r), so attaching changes nothing but rounding: the
-principal part is moved from the frozen weight to the trained one, and what trains is where the
-weight is large instead of where it was zero. Trains r (in + out) numbers a target. Merges
-exactly: W + s (B A − B₀ A₀).
+A starts at A₀: (r, in) and B at B₀: (out, r), so attaching changes nothing but rounding. The
+principal part of the weight moves from the frozen matrix to the trainable one: training acts
+where the weight is large, while LoRA starts from a change of zero. Trains r (in + out)
+parameters a target. Merges exactly: W + s (B A − B₀ A₀).
 
-W itself stays as it is, and B₀ A₀ is taken off beside it, so that disabling restores every bit.
-In a file it is the change of the original base that it is: LoRA of rank 2 r, [B, −B₀] [A; A₀],
-and therefore 2 r ≤ min(in, out). It is loaded as that LoRA.
+W itself is not changed: B₀ A₀ is subtracted in the forward pass, so that disabling the adapter
+restores every bit. A file holds the change relative to the original base, a LoRA of rank 2 r,
+[B, −B₀] [A; A₀], and is loaded as such. Therefore 2 r ≤ min(in, out).
 
 Meng et al. 2024, section 3, arXiv:2404.02948
 """
@@ -25,8 +25,12 @@ from .lora import LoRA, LoRADelta, leading
 
 @dataclass(frozen=True)
 class PiSSA(LoRA):
-    """LoRA started from the weight's own principal part."""
+    """LoRA that starts from the principal part of the weight."""
 
+    name = "pissa"
+    paper = "Meng et al. 2024, arXiv:2404.02948"
+    equation = "W x − s B₀ A₀ x + s B A x"
+    learning_rate = 0.01
     embeds = False
 
     def __post_init__(self):

@@ -1,15 +1,16 @@
-"""Prefix tuning: trainable keys and values that every layer's attention may look back at.
+"""Prefix tuning: trainable keys and values in front of those of every layer's attention.
 
     attention(q, [P_k ; k], [P_v ; v])          P: (n, 2 · layers · G · K) random
 
-In other words a trainable start of the KV cache: real tokens begin at position n, and prefix
-keys are used as stored, not rotated, both as in HF PEFT. Trains 2 n layers G K numbers (G key
-heads of width K). Attaching changes the output, as there is no neutral prefix. No weight
-computes the same, so it cannot be merged, and every sequence is n slots longer.
+In other words, a trainable start of the KV cache. Tokens begin at position n, and the keys of
+the prefix are not rotated, both as in HF PEFT. Trains 2 n layers G K parameters (G key heads of
+width K). Attaching changes the output, as there is no neutral prefix. No weight computes the
+same, so it cannot be merged, and every sequence is n slots longer.
 
 With `prefix_projection` a network makes the prefix, P = W₂ tanh(W₁ E + b₁) + b₂, E: (n, G K),
-which trains more evenly: n G K + (G K + 1) h + (h + 1) 2 layers G K numbers for h hidden units.
-Only P is saved, so the network is gone after loading.
+which makes training more stable. With h hidden units it trains
+n G K + (G K + 1) h + (h + 1) 2 layers G K parameters. Only P is saved: after loading, the
+network is gone.
 
 Li & Liang 2021, section 4, arXiv:2101.00190
 Without the network it is P-tuning v2: Liu et al. 2021, arXiv:2110.07602
@@ -20,9 +21,10 @@ from dataclasses import dataclass, replace
 from ...engine.functional import linear
 from ...engine.ops import broadcast, tanh
 from ...engine.tensor import no_grad
-from ...errors import check_whole
 from ...model.layers import Parameter, kaiming_uniform
+from ...options import option
 from ..base import Delta, Method
+from ..formula import Term
 from ..targets import room_for
 
 
@@ -30,29 +32,26 @@ from ..targets import room_for
 class Prefix(Method):
     """Prefix tuning; `prefix_projection` is the network, `encoder_hidden_size` wide inside."""
 
-    num_virtual_tokens: int = 8
+    num_virtual_tokens: int = option(8, at_least=1)
     prefix_projection: bool = False
-    encoder_hidden_size: int = 64
+    encoder_hidden_size: int = option(64, at_least=1)
     init_std: float = 1.0
 
+    name = "prefix"
     family = "prompt"
+    paper = "Li & Liang 2021, arXiv:2101.00190"
+    equation = "attention(q, [P_k ; k], [P_v ; v])"
+    place = "keys and values of every layer"
+    learning_rate = 0.3
     peft_type = "PREFIX_TUNING"
+    hf_config = "PrefixTuningConfig"
+    hf_lacks = ("init_std",)
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(
-            1,
-            num_virtual_tokens=self.num_virtual_tokens,
-            encoder_hidden_size=self.encoder_hidden_size,
-        )
-
-    def count(self, config):
-        n, hidden = self.num_virtual_tokens, self.encoder_hidden_size
-        kv = config.kv_heads * config.head_width
-        width = 2 * config.layers * kv  # of a row of P
-        if not self.prefix_projection:
-            return n * width
-        return n * kv + (kv + 1) * hidden + (hidden + 1) * width
+    def terms(self, config):
+        values = {"n": self.num_virtual_tokens, "layers": config.layers}
+        values |= {"kv": config.kv_heads * config.head_width, "h": self.encoder_hidden_size}
+        network = "n kv + (kv + 1) h + (h + 1) 2 layers kv"
+        return [Term({}, network if self.prefix_projection else "2 n layers kv", values)]
 
     def make_deltas(self, model, rng):
         room_for(self.num_virtual_tokens, model.config.context)
@@ -66,7 +65,7 @@ PTuningV2 = Prefix  # Liu et al.'s "deep prompt tuning" is a prefix, by default 
 
 
 class PrefixDelta(Delta):
-    """The prefix of all layers, put in front of what the cache holds."""
+    """The prefix of all layers, put at the start of the KV cache."""
 
     def __init__(self, start, method, rng):
         n, kv = method.num_virtual_tokens, start.kv_heads * start.head_width

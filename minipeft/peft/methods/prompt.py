@@ -2,9 +2,9 @@
 
     [P ; f(ids)]          P: (n, width), U(±½) or the embeddings of `init_ids`, repeated to n
 
-They are read like tokens: they take positions 0 … n − 1, and their logits are dropped. Trains
-n width numbers, whatever the depth, yet every sequence is n tokens longer in every layer.
-Attaching changes the output. No weight computes the same, so it cannot be merged.
+The model reads them like tokens: they take positions 0 … n − 1, and their logits are dropped.
+Trains n width parameters, whatever the depth, yet every sequence is n tokens longer in every
+layer. Attaching changes the output. No weight computes the same, so it cannot be merged.
 
 Lester et al. 2021, section 2, arXiv:2104.08691
 """
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from ...engine.backend import np, xp
 from ...engine.ops import broadcast, concat
-from ...errors import check_whole
 from ...model.layers import Parameter
+from ...options import option
 from ..base import Delta, Method
+from ..formula import Term
 from ..targets import room_for
 
 
@@ -23,18 +24,21 @@ from ..targets import room_for
 class Prompt(Method):
     """Prompt tuning with a number of virtual tokens, at random or from given tokens."""
 
-    num_virtual_tokens: int = 8
+    num_virtual_tokens: int = option(8, at_least=1)
     init_ids: tuple[int, ...] | None = None  # tokens whose embeddings to start from
 
+    name = "prompt"
     family = "prompt"
+    paper = "Lester et al. 2021, arXiv:2104.08691"
+    equation = "[P ; f(ids)]"
+    place = "in front of the embeddings"
+    learning_rate = 0.1
     peft_type = "PROMPT_TUNING"
+    hf_config = "PromptTuningConfig"
+    hf_lacks = ("init_ids",)
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, num_virtual_tokens=self.num_virtual_tokens)
-
-    def count(self, config):
-        return self.num_virtual_tokens * config.width
+    def terms(self, config):
+        return [Term({}, "n width", {"n": self.num_virtual_tokens, "width": config.width})]
 
     def make_deltas(self, model, rng):
         n, table = self.num_virtual_tokens, model.wte.weight.data

@@ -1,16 +1,16 @@
-"""VeRA: one pair of random matrices for all layers, of which each layer scales the ranks.
+"""VeRA: all layers share two frozen random matrices; each layer trains two scaling vectors.
 
     f(x) + b ∘ B (d ∘ A x)      A: (r, in), B: (out, r) frozen    d: (r,) at 0.1, b: (out,) zero
 
 A and B are drawn once, as large as the largest target needs, and every target takes their first
-columns and rows. b = 0, so attaching changes nothing. Trains r + out numbers a target, hence r
-can be large, also above in and out. Only d, b and the seed `projection_prng_key` are saved: the
-same seed draws the same matrices. Merges exactly: W + diag(b) B diag(d) A, of rank ≤ r. The
-frozen product costs as much time as LoRA's of that rank.
+columns and rows. b = 0, so attaching changes nothing. Trains r + out parameters a target, so r
+may be large, even larger than in and out. Only d, b and the seed `projection_prng_key` are
+saved: the same seed draws the same matrices. Merges exactly: W + diag(b) B diag(d) A, of rank
+≤ r. The frozen products take as much time as those of a LoRA of that rank.
 
 Kopiczko et al. 2023, section 3, arXiv:2310.11454, with r from 256 to 1024. As in HF PEFT, A and
-B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; its own generator draws
-other numbers from a seed than NumPy's.
+B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed, HF's
+generator draws other values than NumPy's.
 """
 
 import math
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from ...engine.backend import array, np
 from ...engine.functional import linear
-from ...errors import check_whole
 from ...model.layers import Dropout, Parameter
+from ...options import option
 from ..base import Delta
 from ..targets import Targeted, matrices, shape, weight
 
@@ -28,25 +28,23 @@ from ..targets import Targeted, matrices, shape, weight
 class VeRA(Targeted):
     """VeRA of rank r on the named matrices; d starts at d_initial."""
 
-    r: int = 256
+    r: int = option(256, at_least=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
-    vera_dropout: float = 0.0
+    vera_dropout: float = option(0.0, at_least=0, below=1)
     d_initial: float = 0.1
-    projection_prng_key: int = 0
+    projection_prng_key: int = option(0, at_least=0)
     layers_to_transform: tuple[int, ...] | int | None = None
 
+    name = "vera"
     family = "lora"
+    paper = "Kopiczko et al. 2023, arXiv:2310.11454"
+    equation = "f(x) + b ∘ B (d ∘ A x)"
+    per_matrix = "r + out"
+    learning_rate = 0.1
     peft_type = "VERA"
-    mergeable = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_whole(1, r=self.r)
-        if self.projection_prng_key < 0:
-            raise ValueError(f"projection_prng_key is ≥ 0, got {self.projection_prng_key}")
-
-    def parameters_per_matrix(self, n_out, n_in):
-        return self.r + n_out
+    hf_config = "VeraConfig"
+    hf_prefix = "vera_"
+    hf_lacks = ("layers_to_transform",)
 
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
@@ -57,13 +55,21 @@ class VeRA(Targeted):
         b = array(own.uniform(-1.0, 1.0, (most_out, self.r)) * math.sqrt(6.0 / self.r))
         return {path: VeRADelta(layer, self, a, b) for path, layer in targets.items()}
 
+    def hf_frozen(self, adapter):
+        deltas = adapter.deltas.values()
+        a, b = (
+            max((d.a for d in deltas), key=lambda a: a.shape[1]),
+            max((d.b for d in deltas), key=len),
+        )
+        return {"base_model.vera_A": a, "base_model.vera_B": b}
+
 
 class VeRADelta(Delta):
     """One change: f(x) + b ∘ B (d ∘ A x), (…, in) -> (…, out)."""
 
     def __init__(self, layer, method, a, b):
         n_out, n_in = shape(layer)
-        self.a, self.b = a[:, :n_in], b[:n_out]  # views of what all layers share
+        self.a, self.b = a[:, :n_in], b[:n_out]  # views of the shared matrices
         self.vera_lambda_b = Parameter(np.zeros(n_out))
         self.vera_lambda_d = Parameter(np.full(method.r, method.d_initial))
         self.dropout = Dropout(method.vera_dropout)

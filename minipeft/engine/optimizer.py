@@ -2,7 +2,7 @@
 
 import math
 
-from ..engine.backend import blocks, xp
+from .backend import blocks, xp
 
 
 class AdamW:
@@ -24,6 +24,11 @@ class AdamW:
         self.steps = 0
         self.m = [xp.zeros_like(p.data) for p in self.parameters]
         self.v = [xp.zeros_like(p.data) for p in self.parameters]
+
+    @property
+    def state(self):
+        """The arrays that a resumed run needs, {kind: one for each parameter}."""
+        return {"m": self.m, "v": self.v}
 
     def step(self, lr, scale=1.0, before=None):
         """One update at rate `lr` by the gradients times `scale` (see `clip_scale`).
@@ -75,7 +80,7 @@ def in_blocks(*arrays):
     """Views of the same rows of each array, a block at a time that stays in a core's cache."""
     rows = [xp.atleast_1d(a) for a in arrays]
     first = rows[0]
-    for part in blocks(len(first), first.size // len(first)):
+    for part in blocks(first):
         yield tuple(a[part] for a in rows)
 
 
