@@ -7,7 +7,7 @@ import numpy as np
 
 from minipeft.course import autograd
 from minipeft.engine.tensor import record, value
-from minipeft.lab.saved_tensors import recorded
+from minipeft.lab.saved_tensors import tape_nodes
 
 
 def my_linear(x, w):
@@ -33,7 +33,7 @@ def softmax_backward(g, p):
 def backward(loss):
     """★★★ From the youngest node to the oldest; what comes back along two ways adds up."""
     found = {loss.node: np.ones(())}
-    for node in reversed(recorded(loss)):
+    for node in reversed(tape_nodes(loss)):
         g = found.pop(node)
         for source, vjp in node.edges:
             found[source] = found.get(source, 0.0) + vjp(g)

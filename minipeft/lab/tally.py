@@ -9,7 +9,7 @@ from ..engine.tensor import Node, gradients
 from ..model.gradient_checkpointing import recomputing
 from ..train.batch_gradient import chunked_loss
 from .costs import in_outline
-from .saved_tensors import buffers, recorded
+from .saved_tensors import buffers, tape_nodes
 from .shape_array import noting
 from .sketch import Masks, unmasked
 
@@ -71,7 +71,7 @@ def watching(model, starts, recompute):
 def entries(loss, model, starts):
     """(layer, op, buffer) for all that the tape keeps beside the parameters."""
     seen = {id(b) for b in buffers(*model.parameters())}
-    for node in recorded(loss):
+    for node in tape_nodes(loss):
         number = bisect.bisect(starts, node.number)
         layer = "start" if number == 0 else "head" if number == len(starts) else str(number - 1)
         for _, derivative in node.edges:

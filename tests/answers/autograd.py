@@ -4,7 +4,7 @@ import numpy as np
 
 from lessons.solutions.lesson_01 import backward, kept_by_linear, my_linear, softmax_backward
 from minipeft.engine.tensor import record, value
-from minipeft.lab.saved_tensors import recorded
+from minipeft.lab.saved_tensors import tape_nodes
 
 
 def hoarding(x, w):
@@ -40,7 +40,7 @@ def in_place(g, p):
 def assigned(loss):
     """The last way to a value wins."""
     found = {loss.node: np.ones(())}
-    for node in reversed(recorded(loss)):
+    for node in reversed(tape_nodes(loss)):
         g = found.pop(node)
         for source, vjp in node.edges:
             found[source] = vjp(g)
