@@ -31,7 +31,7 @@ def blocks_reached(trained, layers):
     return layers - lowest
 
 
-def thawed(step, steps, layers):
+def unfrozen_blocks(step, steps, layers):
     """★★★ One block in the first phase, one more in each that follows."""
     phase = step * layers // steps
     return set(range(layers - 1 - phase, layers))
@@ -41,4 +41,4 @@ if __name__ == "__main__":
     freezing.freeze(freeze)
     freezing.last_k(last_k)
     freezing.blocks_reached(blocks_reached)
-    freezing.thawed(thawed)
+    freezing.unfrozen_blocks(unfrozen_blocks)

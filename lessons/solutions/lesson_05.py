@@ -11,12 +11,12 @@ def bottleneck(h, D, b1, U, b2):
     return h + narrow @ U.T + b2
 
 
-def widest(budget, width, places):
+def largest_bottleneck(budget, width, places):
     """From places · (m (2 width + 1) + width) ≤ budget."""
     return (budget // places - width) // (2 * width + 1)
 
 
-def fold(W, b, D, b1, U, b2):
+def merged(W, b, D, b1, U, b2):
     """h + U (D h + b₁) + b₂ with h = W x + b, sorted by x."""
     one = np.eye(len(W))
     return (one + U @ D) @ W, (one + U @ D) @ b + U @ b1 + b2
@@ -30,6 +30,6 @@ def witness(D, b1, U, b2):
 
 if __name__ == "__main__":
     adapters.bottleneck(bottleneck)
-    adapters.widest(widest)
-    adapters.fold(fold)
+    adapters.largest_bottleneck(largest_bottleneck)
+    adapters.merged(merged)
     adapters.witness(witness)

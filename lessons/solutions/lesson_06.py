@@ -14,7 +14,7 @@ def mixture(Q, K, V, Pk, Pv):
     return (1 - a) * (text @ V / on_text) + a * (prefix @ Pv / on_prefix)
 
 
-def sizes(n, width, layers, kv_heads, head_width):
+def parameter_counts(n, width, layers, kv_heads, head_width):
     """A prompt is n embeddings; a prefix is n slots of every layer's cache."""
     return n * width, 2 * layers * n * kv_heads * head_width
 
@@ -35,6 +35,6 @@ def steer(q, K, V, y):
 
 if __name__ == "__main__":
     prompts.mixture(mixture)
-    prompts.sizes(sizes)
+    prompts.parameter_counts(parameter_counts)
     prompts.without_prefix(without_prefix)
     prompts.steer(steer)

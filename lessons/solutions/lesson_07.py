@@ -18,12 +18,12 @@ def biases(layers, width, ffn):
     return layers * (5 * width + ffn + 2 * width) + width
 
 
-def fold_norm(W, b, gain, beta):
+def merged_norm(W, b, gain, beta):
     """W (gain ∘ n + beta) + b = (W ∘ gain) n + (W beta + b)."""
     return W * gain, W @ beta + b
 
 
-def nearest(W, T):
+def best_stretch(W, T):
     """Least squares with one unknown a row."""
     return (W * T).sum(axis=1) / (W * W).sum(axis=1)
 
@@ -32,5 +32,5 @@ if __name__ == "__main__":
     selective.stretch_output(stretch_output)
     selective.stretch_input(stretch_input)
     selective.biases(biases)
-    selective.fold_norm(fold_norm)
-    selective.nearest(nearest)
+    selective.merged_norm(merged_norm)
+    selective.best_stretch(best_stretch)

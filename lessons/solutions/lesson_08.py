@@ -5,7 +5,7 @@ import statistics
 from minipeft.course import comparison
 
 
-def choose(rows):
+def choose_rate(rows):
     """Never look at the test words."""
     valid = [row for row in rows if row["split"] == "valid"]
     return max(valid, key=lambda row: (row["exact"], -row["loss"]))["lr"]
@@ -19,7 +19,7 @@ def summary(rows):
     return {name: (statistics.fmean(own), min(own), max(own)) for name, own in scores.items()}
 
 
-def paired(a, b):
+def paired_difference(a, b):
     """Only seeds that both have; then the lowest and the highest difference."""
     differences = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
     return min(differences), max(differences)
@@ -36,7 +36,7 @@ def front(points):
 
 
 if __name__ == "__main__":
-    comparison.choose(choose)
+    comparison.choose_rate(choose_rate)
     comparison.summary(summary)
-    comparison.paired(paired)
+    comparison.paired_difference(paired_difference)
     comparison.front(front)

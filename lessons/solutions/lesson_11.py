@@ -18,7 +18,7 @@ def absmax(w, levels, block):
     return rounded.reshape(-1)[: w.size].reshape(w.shape).astype(w.dtype)
 
 
-def bits_a_number(code, block, outer):
+def bits_per_weight(code, block, outer):
     """One scale a block: of 32 bits, or of 8 and a share of one of 32."""
     if not outer:
         return code + 32 / block
@@ -41,6 +41,6 @@ def normal_levels(tail, below, above):
 
 if __name__ == "__main__":
     quantization.absmax(absmax)
-    quantization.bits_a_number(bits_a_number)
+    quantization.bits_per_weight(bits_per_weight)
     quantization.repair(repair)
     quantization.normal_levels(normal_levels)

@@ -58,7 +58,7 @@ def of_ranges(a, b):
 
 
 def turned(a, b):
-    low, high = right.paired(a, b)
+    low, high = right.paired_difference(a, b)
     return -high, -low
 
 
@@ -97,8 +97,14 @@ def twins_out(points):
 
 
 ANSWERS = {
-    "choose": (right.choose, by_test_words, by_all_words, by_highest_loss, by_loss_alone),
+    "choose_rate": (
+        right.choose_rate,
+        by_test_words,
+        by_all_words,
+        by_highest_loss,
+        by_loss_alone,
+    ),
     "summary": (right.summary, best_seed, of_three, with_deviation),
-    "paired": (right.paired, of_means, of_ranges, turned, every_seed),
+    "paired_difference": (right.paired_difference, of_means, of_ranges, turned, every_seed),
     "front": (right.front, by_exact_alone, strictly, itself_included, twins_out),
 }

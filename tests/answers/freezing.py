@@ -1,6 +1,6 @@
 """Answers to the checks of lesson 3."""
 
-from lessons.solutions.lesson_03 import blocks_reached, freeze, last_k, thawed
+from lessons.solutions.lesson_03 import blocks_reached, freeze, last_k, unfrozen_blocks
 
 
 def never_thawed(model, chooses):
@@ -47,11 +47,11 @@ ANSWERS = {
         lambda trained, layers: max(0, blocks_reached(trained, layers) - 1),
         lambda trained, layers: blocks_reached(trained - {"wte.weight"}, layers),
     ),
-    "thawed": (
-        thawed,
+    "unfrozen_blocks": (
+        unfrozen_blocks,
         lambda step, steps, layers: set(range(step * layers // steps + 1)),  # from the bottom
         lambda step, steps, layers: {layers - 1 - step * layers // steps},  # one at a time
-        lambda step, steps, layers: thawed(step, steps, layers) - {layers - 1},
+        lambda step, steps, layers: unfrozen_blocks(step, steps, layers) - {layers - 1},
         lambda step, steps, layers: set(range(max(0, layers - 1 - step), layers)),
     ),
 }

@@ -69,8 +69,8 @@ def without_zero(tail, below, above):
 
 ANSWERS = {
     "absmax": (right.absmax, one_scale, without_sign, level_below, zero_by_zero),
-    "bits_a_number": (
-        right.bits_a_number,
+    "bits_per_weight": (
+        right.bits_per_weight,
         lambda code, block, outer: code + 32 / block,
         lambda code, block, outer: code + (8 / block + 32 / outer if outer else 32 / block),
         lambda code, block, outer: code / 8 + 4 / block,
