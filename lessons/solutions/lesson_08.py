@@ -1,4 +1,7 @@
-"""Solutions of lesson 8: the comparison."""
+"""Solutions of lesson 8: choosing a rate, summaries over seeds, the Pareto front.
+
+python lessons/solutions/lesson_08.py        runs the lesson's checks on them
+"""
 
 import statistics
 
@@ -12,21 +15,24 @@ def choose_rate(rows):
 
 
 def summary(rows):
-    """Sort the rows by method first."""
+    """★ Sort the rows by method first."""
     scores = {}
     for row in rows:
         scores.setdefault(row["method"], []).append(row["exact"])
-    return {name: (statistics.fmean(own), min(own), max(own)) for name, own in scores.items()}
+    return {
+        name: (statistics.fmean(exact), min(exact), max(exact))
+        for name, exact in scores.items()
+    }
 
 
 def paired_difference(a, b):
-    """Only seeds that both have; then the lowest and the highest difference."""
+    """★★ Only the seeds that both have; then the lowest and the highest difference."""
     differences = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
     return min(differences), max(differences)
 
 
 def front(points):
-    """Nobody else has both coordinates as good, unless it is the same point."""
+    """★★★ No other method is as good in both coordinates, unless it is the same point."""
 
     def beaten(point):
         n, exact = point

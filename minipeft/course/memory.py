@@ -3,10 +3,7 @@
 from .base import check, expect, pair
 
 
-@check(
-    "a frozen parameter costs its own bytes, a trainable one 16: weight, gradient, moments, "
-    "and in bf16 a master copy"
-)
+@check("a frozen parameter costs its own bytes, a trainable one 16, with all that AdamW holds")
 def training_bytes(case, answer):
     """answer(frozen, trained, policy) -> bytes; policy is "fp32" or "bf16"."""
     policy = case.choice("policy", ("fp32", "bf16"))

@@ -3,24 +3,24 @@
 from lessons.solutions.lesson_03 import blocks_reached, freeze, last_k, unfrozen_blocks
 
 
-def never_thawed(model, chooses):
+def never_unfrozen(model, chooses):
     """Freezes, but leaves frozen what was frozen before."""
-    numbers = 0
+    count = 0
     for path, p in model.named_parameters():
         if not chooses(path):
             p.requires_grad = False
-        numbers += p.data.size if p.requires_grad else 0
-    return numbers
+        count += p.data.size if p.requires_grad else 0
+    return count
 
 
 def tensors_counted(model, chooses):
-    """Counts parameters for numbers."""
+    """Counts tensors, not their parameters."""
     freeze(model, chooses)
     return sum(p.requires_grad for p in model.parameters())
 
 
 def zeroed(model, chooses):
-    """Takes freezing for setting to zero."""
+    """Sets frozen parameters to zero."""
     for path, p in model.named_parameters():
         p.data *= chooses(path)
     return freeze(model, chooses)
@@ -29,7 +29,7 @@ def zeroed(model, chooses):
 ANSWERS = {
     "freeze": (
         freeze,
-        never_thawed,
+        never_unfrozen,
         tensors_counted,
         zeroed,
         lambda model, chooses: freeze(model, lambda path: not chooses(path)),
