@@ -24,7 +24,7 @@ ALL = {
 def engine(request, monkeypatch):
     """With hypothesis, and by the loop that stands in for it."""
     if request.param == "seeded":
-        monkeypatch.setattr(base, "smallest_failure", base.smallest_of_seeded)
+        monkeypatch.setattr(base, "smallest_failure", base.smallest_seeded_failure)
 
 
 def test_every_check_has_answers():
@@ -60,9 +60,9 @@ def test_an_open_answer_is_no_failure(name, capsys):
 
 def test_the_smallest_example_is_named():
     @base.check("a sum is no difference")
-    def added(draw, answer):
-        n = draw.size("n", 1, 50)
-        a, b = draw.array("a", n), draw.array("b", n)
+    def added(case, answer):
+        n = case.size("n", 1, 50)
+        a, b = case.array("a", n), case.array("b", n)
         base.expect(answer(a, b), a + b)
 
     with pytest.raises(checks.CheckFailed, match="a sum is no difference") as caught:
@@ -93,6 +93,6 @@ except CheckFailed as failed:
 def test_hypothesis_need_not_be_installed():
     run = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     passed, law, example, _ = run.stdout.splitlines()
-    assert passed == "✓ LoRA trains r (in + out) numbers on each matrix"
+    assert passed == "✓ LoRA trains r (in + out) parameters on each matrix"
     assert law == passed[2:] + "."
     assert example == "  Smallest failing example: r = 1, matrices = 1, out 0 = 1, in 0 = 1"

@@ -92,12 +92,12 @@ def test_explain_end_to_end(capsys):
     assert main("explain --method lora --targets q_proj,v_prj".split()) == 0
     text = capsys.readouterr().out
     assert "'v_prj' matches nothing; did you mean 'v_proj'" in text
-    assert "3 × 1,280" in text and "trains 3,840 numbers" in text and "would refuse" in text
+    assert "3 × 1,280" in text and "trains 3,840 parameters" in text and "would refuse" in text
     assert main(["explain", "--method", "pfeiffer", "--set", "m=4"]) == 0
     assert "m=4" in (text := capsys.readouterr().out) and "attach would accept" in text
     assert main(["explain", "--targets", "q_proj,v_prj", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["numbers"] == sum(row["numbers"] for row in found["rows"]) == 3840
+    assert found["parameters"] == sum(row["parameters"] for row in found["rows"]) == 3840
     assert "v_proj" in found["unmatched"]["v_prj"] and found["refused"]
 
 

@@ -12,8 +12,7 @@ import minipeft as mp
 from methods import SPECS
 from minipeft.__main__ import main
 from minipeft.errors import unknown
-from minipeft.lab import architectures as architecture
-from minipeft.lab import papers, presets
+from minipeft.lab import architectures, papers, presets
 from minipeft.peft.base import Method
 from minipeft.peft.targets import Targeted
 from strategies import configs, model
@@ -90,7 +89,7 @@ def test_it_says_what_a_live_model_trains(name, data):
 @given(st.data())
 def test_a_model_told_by_its_parameters_counts_like_its_config(name, data):
     config = data.draw(configs())
-    told = architecture.like(config, {})
+    told = architectures.extend(config, {})
     method = data.draw(SPECS[name].draw(config))
     assert mp.count(told, method) == mp.count(config, method)
 
@@ -193,17 +192,17 @@ def test_published_figures_follow_or_not_as_they_should():
     ],
 )
 def test_how_a_verdict_is_found(printed, counted, verdict):
-    figure = papers.Figure("gpt2", mp.LoRA(8), printed)
-    assert figure.counted == counted and figure.verdict == verdict
+    claim = papers.Claim("gpt2", mp.LoRA(8), printed)
+    assert claim.counted == counted and claim.verdict == verdict
 
 
 @pytest.mark.parametrize(
     "printed, of", [("0.2370 %", "base"), ("0.2364 %", "total"), ("124734720", "total")]
 )
 def test_shares_and_totals_are_of_what_is_said(printed, of):
-    figure = papers.Figure("gpt2", mp.LoRA(8), printed, of)
-    assert figure.verdict in ("rounded", "exact") and f"of {of}" in str(figure)
-    other = papers.Figure("gpt2", mp.LoRA(8), printed, "total" if of == "base" else "base")
+    claim = papers.Claim("gpt2", mp.LoRA(8), printed, of)
+    assert claim.verdict in ("rounded", "exact") and f"of {of}" in str(claim)
+    other = papers.Claim("gpt2", mp.LoRA(8), printed, "total" if of == "base" else "base")
     assert other.verdict == "paper's slip"
 
 
@@ -288,7 +287,7 @@ def test_hyper_parameters_reach_the_method(capsys):
 def test_the_papers_table(capsys):
     code, out, _ = run(capsys, "--papers")
     rows = list(papers.rows())
-    assert code == 0 and out.rstrip().splitlines()[-1].startswith(f"{len(rows)} figures: ")
+    assert code == 0 and out.rstrip().splitlines()[-1].startswith(f"{len(rows)} counts: ")
     assert all(row["source"] in out and row["configuration"] in out for row in rows)
     _, out, _ = run(capsys, "--papers --json")
     assert json.loads(out) == rows

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from methods import SPECS
 from minipeft.io import checkpoint
-from minipeft.lab.explain import arguments, folded, main
+from minipeft.lab.explain import arguments, group_blocks, main
 from minipeft.peft.base import base_parameters
 from strategies import configs, model
 
@@ -46,13 +46,13 @@ def test_it_says_what_attach_does(name, data):
         assert found.refused == str(error)
         return
     assert not found.refused and not found.unmatched
-    assert found.numbers == adapter.count == method.count(config)
+    assert found.parameters == adapter.count == method.count(config)
     assert (found.base, found.total) == (config.size, mp.count(config, method).total)
     assert found.bytes == sum(p.data.nbytes for p in adapter.parameters())
     assert {row.path for row in found.rows} == {*adapter.deltas, *adapter.copies}
     for row in found.rows:
         if row.path in adapter.deltas and row.shape:
-            assert row.numbers == sum(
+            assert row.parameters == sum(
                 p.data.size for p in adapter.deltas[row.path].parameters()
             )
 
@@ -74,8 +74,8 @@ def test_adapters_in_use_stay_in_use_and_are_not_counted():
         ("c_attn", "q_proj, k_proj, v_proj"),
         ("query", "did you mean 'q_proj'"),
         ("embed_tokens", "did you mean 'wte'"),
-        ("zzzz", "there are down_proj, k_proj"),
-        ("attn", "there are down_proj"),  # a place, but no matrix
+        ("zzzz", "the modules are down_proj, k_proj"),
+        ("attn", "the modules are down_proj"),  # a place, but no matrix
     ],
 )
 def test_a_name_of_nothing_is_told_with_what_it_may_have_meant(name, hint):
@@ -83,7 +83,7 @@ def test_a_name_of_nothing_is_told_with_what_it_may_have_meant(name, hint):
     found = mp.explain(base, mp.LoRA(2, target_modules=("q_proj", name)))
     assert list(found.unmatched) == [name] and hint in found.unmatched[name]
     assert [row.path for row in found.rows] == [f"blocks.{i}.attn.q_proj" for i in range(3)]
-    assert found.numbers == 3 * 2 * 64 and f"unknown target module {name!r}" in found.refused
+    assert found.parameters == 3 * 2 * 64 and f"unknown target module {name!r}" in found.refused
     assert repr(name) in repr(found) and hint in repr(found)
     alone = mp.explain(base, mp.LoRA(2, target_modules=(name,)))
     assert not alone.rows and name in alone.unmatched and alone.refused
@@ -100,7 +100,7 @@ def test_a_name_of_nothing_is_told_with_what_it_may_have_meant(name, hint):
 )
 def test_patterns_of_nothing_are_told(method, name):
     found = mp.explain(model(CONFIG), method)
-    assert list(found.unmatched) == [name] and name in found.refused and found.numbers
+    assert list(found.unmatched) == [name] and name in found.refused and found.parameters
     near = "did you mean" if name == "v_prj" else "not among the targets"
     assert near in found.unmatched[name]
 
@@ -110,7 +110,7 @@ def test_a_rank_that_fits_some_only():
     problems = {row.path.split(".")[-1] for row in found.rows if row.problem}
     assert problems == {"k_proj", "v_proj"}  # (16, 32)
     assert all("rank ≤ 16" in row.problem for row in found.rows if row.problem)
-    assert found.numbers == 3 * 20 * (64 + 64 + 56 + 56) and "rank ≤ 16" in found.refused
+    assert found.parameters == 3 * 20 * (64 + 64 + 56 + 56) and "rank ≤ 16" in found.refused
 
 
 def warned(method, config=CONFIG):
@@ -122,7 +122,7 @@ def test_what_is_tied_is_told():
         assert "lm_head would change alone" in warned(method)
         assert "tied" not in warned(method, CONFIG.with_(tied=False))
     assert "wte would change alone" in warned(mp.LoRA(2, target_modules=("wte", "q_proj")))
-    assert "352 numbers more" in warned(mp.Head())  # 11 · 32, as merging then shows
+    assert "352 more parameters" in warned(mp.Head())  # 11 · 32, as merging then shows
     assert "change together" in warned(mp.Full())
     assert not warned(mp.LoRA(2)) and not warned(mp.BitFit())
 
@@ -130,7 +130,7 @@ def test_what_is_tied_is_told():
 def test_other_warnings():
     assert "5 of the context's 16 slots" in warned(mp.Prompt(num_virtual_tokens=5))
     assert "cannot be merged" in warned(mp.Pfeiffer(2))
-    assert "no fewer numbers than W itself has, for blocks.0…2.attn.v_proj" in warned(
+    assert "as many parameters as W has, or more, at blocks.0…2.attn.v_proj" in warned(
         mp.LoRA(11, target_modules=("v_proj",))  # 11 · 48 = 528 ≥ 512
     )
     assert not warned(mp.LoRA(10, target_modules=("v_proj",)))
@@ -144,7 +144,7 @@ def test_what_attach_refuses_is_refused_with_its_reason(method):
     found = mp.explain(base, method)
     with pytest.raises(ValueError) as error:
         mp.attach(base, method)
-    assert found.refused == str(error.value) and found.numbers == 0
+    assert found.refused == str(error.value) and found.parameters == 0
 
 
 def test_only_methods_are_explained():
@@ -157,10 +157,10 @@ def test_only_methods_are_explained():
 )
 def test_blocks_that_are_alike_are_one_line(layers, label):
     found = mp.explain(model(CONFIG), mp.LoRA(2, layers_to_transform=layers))
-    lines = [(path, n) for path, n, _ in folded(found.rows)]
+    lines = [(path, n) for path, n, _ in group_blocks(found.rows)]
     n = len(found.rows) // 2
     assert lines == [(f"blocks.{label}.attn.{kind}_proj", n) for kind in "qv"]
-    assert sum(n * row.numbers for _, n, row in folded(found.rows)) == found.numbers
+    assert sum(n * row.parameters for _, n, row in group_blocks(found.rows)) == found.parameters
 
 
 def run(*given):

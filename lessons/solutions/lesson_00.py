@@ -7,14 +7,14 @@ from minipeft.course import tour
 
 
 def lora_count(r, shapes):
-    """How many numbers LoRA of rank r trains on matrices of these shapes (out, in)."""
+    """r (in + out) parameters on each matrix, of shape (out, in)."""
     return sum(r * n_in + n_out * r for n_out, n_in in shapes)
 
 
 def largest_rank(budget, shapes):
     """★ Each unit of rank costs the same; the smallest matrix sets the other limit."""
-    fits = budget // lora_count(1, shapes)
-    return min(fits, *(min(shape) for shape in shapes))
+    affordable = budget // lora_count(1, shapes)
+    return min(affordable, *(min(shape) for shape in shapes))
 
 
 def times_smaller(base, adapter, tasks):
@@ -23,7 +23,7 @@ def times_smaller(base, adapter, tasks):
 
 
 def exact_match(best, labels):
-    """★★★ A place is fine if it is right or not asked; a word if all its places are."""
+    """★★★ A position is fine if it is right or has no label; a word, if all of its are."""
     fine = (best == labels) | (labels == -100)
     return fine.all(axis=1).mean()
 

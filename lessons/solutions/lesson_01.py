@@ -7,11 +7,11 @@ import numpy as np
 
 from minipeft.course import autograd
 from minipeft.engine.tensor import record, value
-from minipeft.lab.saved_tensors import recorded
+from minipeft.lab.saved_tensors import tape_nodes
 
 
 def my_linear(x, w):
-    """x (n, in) and w (out, in) -> y (n, out), with its two derivatives."""
+    """y = x Wᵀ (n, out) of x (n, in) and w (out, in), with its two derivatives."""
     a, b = value(x), value(w)
     return record(
         a @ b.T,
@@ -31,13 +31,13 @@ def softmax_backward(g, p):
 
 
 def backward(loss):
-    """★★★ From the youngest node to the oldest; what comes back along two ways adds up."""
-    found = {loss.node: np.ones(())}
-    for node in reversed(recorded(loss)):
-        g = found.pop(node)
+    """★★★ From the youngest node to the oldest; the gradients of two paths add up."""
+    gradients = {loss.node: np.ones(())}
+    for node in reversed(tape_nodes(loss)):
+        g = gradients.pop(node)
         for source, vjp in node.edges:
-            found[source] = found.get(source, 0.0) + vjp(g)
-    return found
+            gradients[source] = gradients.get(source, 0.0) + vjp(g)
+    return gradients
 
 
 if __name__ == "__main__":

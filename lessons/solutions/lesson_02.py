@@ -1,4 +1,4 @@
-"""Solutions of lesson 2: what stands in memory, what fits there, and what a step computes.
+"""Solutions of lesson 2: what is held in memory, what fits there, and what a step computes.
 
 python lessons/solutions/lesson_02.py        runs the lesson's checks on them
 """
@@ -7,7 +7,7 @@ from minipeft.course import memory
 
 
 def training_bytes(frozen, trained, policy):
-    """Bytes that stand between steps, for so many frozen and trained numbers."""
+    """Bytes held between steps, for so many frozen and trainable parameters."""
     if policy == "fp32":
         weight, gradient, moments, master = 4, 4, 4 + 4, 0
     else:  # bf16
@@ -16,7 +16,7 @@ def training_bytes(frozen, trained, policy):
 
 
 def largest_base(room, share):
-    """★ Each number of the base brings 16 · share bytes of trained ones with it."""
+    """★ Each parameter of the base brings 16 · share bytes of trainable ones with it."""
     return int(room // (2 + 16 * share))
 
 
@@ -28,8 +28,8 @@ def parts_needed(batch, per_row, room):
 
 def lora_flops(n, n_in, n_out, r):
     """★★★ ∂L/∂x through W; then ∂L/∂B and ∂L/∂h of B's product, ∂L/∂A and ∂L/∂x of A's."""
-    wide, thin = 2 * n * n_in * n_out, 2 * n * n_in * r + 2 * n * r * n_out
-    return wide + thin, wide + 2 * thin
+    flops_w, flops_ba = 2 * n * n_in * n_out, 2 * n * n_in * r + 2 * n * r * n_out
+    return flops_w + flops_ba, flops_w + 2 * flops_ba
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from minipeft.course import freezing
 
 
 def freeze(model, chooses):
-    """Train the parameters whose path `chooses`, freeze all others; return how many train."""
-    numbers = 0
+    """Trains the parameters whose path is chosen, no others; returns how many those are."""
+    count = 0
     for path, p in model.named_parameters():
         p.requires_grad = chooses(path)
-        numbers += p.data.size if p.requires_grad else 0
-    return numbers
+        count += p.data.size if p.requires_grad else 0
+    return count
 
 
 def last_k(k, width):
@@ -21,7 +21,7 @@ def last_k(k, width):
 
 
 def blocks_reached(trained, layers):
-    """★★ The lowest trained number decides; below the table of letters there is nothing."""
+    """★★ The lowest trainable parameter decides; below the token table there is nothing."""
     lowest = layers
     for path in trained:
         if path.startswith("wte."):
@@ -31,7 +31,7 @@ def blocks_reached(trained, layers):
     return layers - lowest
 
 
-def thawed(step, steps, layers):
+def unfrozen_blocks(step, steps, layers):
     """★★★ One block in the first phase, one more in each that follows."""
     phase = step * layers // steps
     return set(range(layers - 1 - phase, layers))
@@ -41,4 +41,4 @@ if __name__ == "__main__":
     freezing.freeze(freeze)
     freezing.last_k(last_k)
     freezing.blocks_reached(blocks_reached)
-    freezing.thawed(thawed)
+    freezing.unfrozen_blocks(unfrozen_blocks)

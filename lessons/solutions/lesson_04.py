@@ -9,7 +9,7 @@ from minipeft.course import lora
 
 
 def lora_forward(x, W, A, B, alpha):
-    """x W' with a low-rank change: x (n, in), W (out, in), A (r, in), B (out, r)."""
+    """x Wᵀ + (α / r) x Aᵀ Bᵀ: x (n, in), W (out, in), A (r, in), B (out, r)."""
     r = len(A)
     return x @ W.T + alpha / r * (x @ A.T) @ B.T
 
@@ -27,7 +27,7 @@ def gradients(g, x, A, B, s):
 
 
 def compress(change, r, alpha):
-    """★★★ The leading r terms of the decomposition, the root of each σ on either side."""
+    """★★★ The r largest singular values, the root of each on either side."""
     u, sigma, vt = np.linalg.svd(change, full_matrices=False)
     root = np.sqrt(sigma[:r] * r / alpha)
     return root[:, None] * vt[:r], u[:, :r] * root

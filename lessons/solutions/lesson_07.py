@@ -1,4 +1,7 @@
-"""Solutions of lesson 7: BitFit, LayerNorm, (IA)³."""
+"""Solutions of lesson 7: merging (IA)³ and a norm, counting BitFit, the best scaling.
+
+python lessons/solutions/lesson_07.py        runs the lesson's checks on them
+"""
 
 from minipeft.course import selective
 
@@ -14,17 +17,17 @@ def stretch_input(W, b, stretch):
 
 
 def biases(layers, width, ffn):
-    """q, k, v, o and down have width biases, up has ffn; then two norms, and the last one."""
+    """★ q, k, v, o and down have width biases, up has ffn; then two norms, and the last one."""
     return layers * (5 * width + ffn + 2 * width) + width
 
 
-def fold_norm(W, b, gain, beta):
-    """W (gain ∘ n + beta) + b = (W ∘ gain) n + (W beta + b)."""
+def merged_norm(W, b, gain, beta):
+    """★★ W (gain ∘ n + beta) + b = (W ∘ gain) n + (W beta + b)."""
     return W * gain, W @ beta + b
 
 
-def nearest(W, T):
-    """Least squares with one unknown a row."""
+def best_stretch(W, T):
+    """★★★ Least squares with one unknown per row."""
     return (W * T).sum(axis=1) / (W * W).sum(axis=1)
 
 
@@ -32,5 +35,5 @@ if __name__ == "__main__":
     selective.stretch_output(stretch_output)
     selective.stretch_input(stretch_input)
     selective.biases(biases)
-    selective.fold_norm(fold_norm)
-    selective.nearest(nearest)
+    selective.merged_norm(merged_norm)
+    selective.best_stretch(best_stretch)

@@ -1,32 +1,38 @@
-"""Solutions of lesson 8: the comparison."""
+"""Solutions of lesson 8: choosing a rate, summaries over seeds, the Pareto front.
+
+python lessons/solutions/lesson_08.py        runs the lesson's checks on them
+"""
 
 import statistics
 
 from minipeft.course import comparison
 
 
-def choose(rows):
+def choose_rate(rows):
     """Never look at the test words."""
     valid = [row for row in rows if row["split"] == "valid"]
     return max(valid, key=lambda row: (row["exact"], -row["loss"]))["lr"]
 
 
 def summary(rows):
-    """Sort the rows by method first."""
+    """★ Sort the rows by method first."""
     scores = {}
     for row in rows:
         scores.setdefault(row["method"], []).append(row["exact"])
-    return {name: (statistics.fmean(own), min(own), max(own)) for name, own in scores.items()}
+    return {
+        name: (statistics.fmean(exact), min(exact), max(exact))
+        for name, exact in scores.items()
+    }
 
 
-def paired(a, b):
-    """Only seeds that both have; then the lowest and the highest difference."""
+def paired_difference(a, b):
+    """★★ Only the seeds that both have; then the lowest and the highest difference."""
     differences = [a[seed] - b[seed] for seed in a.keys() & b.keys()]
     return min(differences), max(differences)
 
 
 def front(points):
-    """Nobody else has both coordinates as good, unless it is the same point."""
+    """★★★ No other method is as good in both coordinates, unless it is the same point."""
 
     def beaten(point):
         n, exact = point
@@ -36,7 +42,7 @@ def front(points):
 
 
 if __name__ == "__main__":
-    comparison.choose(choose)
+    comparison.choose_rate(choose_rate)
     comparison.summary(summary)
-    comparison.paired(paired)
+    comparison.paired_difference(paired_difference)
     comparison.front(front)

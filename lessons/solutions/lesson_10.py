@@ -1,4 +1,7 @@
-"""Solutions of lesson 10: dataset size, augmentation, batch size, accumulation."""
+"""Solutions of lesson 10: gradient accumulation, augmentation, noise, shuffled batches.
+
+python lessons/solutions/lesson_10.py        runs the lesson's checks on them
+"""
 
 import numpy as np
 
@@ -12,18 +15,18 @@ def accumulated(parts, gradient):
 
 
 def with_reversed(pairs):
-    """Both sides of a pair are turned round."""
+    """★ Both sides of a pair are reversed."""
     return pairs + [(word[::-1], target[::-1]) for word, target in pairs]
 
 
 def noise(values, k):
-    """σ / √k, and less where k is a good part of all n: at k = n nothing is random."""
+    """★★ σ / √k, and less where k is a large part of n: at k = n nothing is random."""
     n = len(values)
     return np.std(values) / np.sqrt(k) * np.sqrt((n - k) / (n - 1))
 
 
 def batches(step, size, n, seed):
-    """A stream of shuffled epochs, of which the batch is a window."""
+    """★★★ A stream of shuffled epochs, of which the batch is a window."""
     first = step * size
     epochs = range(first // n, (first + size - 1) // n + 1)
     rows = [np.random.default_rng([seed, epoch]).permutation(n) for epoch in epochs]

@@ -1,7 +1,7 @@
-"""Checks of the learner's own answers in the lessons: `checks.lora.change(my_function)`.
+"""Checks of a learner's answers to the lessons: `lora.forward(my_function)`.
 
-One module a lesson. Each check prints ✓ and the law that an answer keeps, ○ while it is open,
-or raises CheckFailed with the law and the smallest example that breaks it.
+One module per lesson. A check prints ✓ and the law that the answer keeps, or ○ while it is
+open; it raises CheckFailed with the law and the smallest example that breaks it.
 """
 
 from .base import CheckFailed, reveal

@@ -1,15 +1,15 @@
-"""How a learner's own answer is checked: as a law over drawn sizes, never against one example.
+"""Checks a learner's answer: a law that it has to keep, tried on random cases of all sizes.
 
     @check("a low-rank change is scaled by α / r")
-    def change(draw, answer):
-        r, alpha = draw.size("r"), draw.number("alpha")
-        B, A = draw.array("B", 3, r), draw.array("A", r, 2)
+    def change(case, answer):
+        r, alpha = case.size("r"), case.number("alpha")
+        B, A = case.array("B", 3, r), case.array("A", r, 2)
         expect(answer(B, A, alpha, r), alpha / r * B @ A)
 
-Called with the learner's function, or value, it prints ✓ and the law; it prints ○ while the
-answer is open (None, or a function that returns None); and it raises CheckFailed with the law
-and the smallest example that breaks it. With hypothesis installed this example is shrunk;
-without it, the smallest of a hundred seeded ones is taken.
+A check is called with the learner's function, or value. It prints ✓ and the law if the answer
+keeps it, and ○ while the answer is open: None, or a function that returns None. Otherwise it
+raises CheckFailed with the law and the smallest case that breaks it. That case is found by
+hypothesis if it is installed, and else is the smallest of a hundred seeded ones.
 """
 
 import functools
@@ -17,65 +17,67 @@ import math
 
 from ..engine.backend import np
 
-EXAMPLES = 60
+CASES = 60  # that hypothesis tries
 
 
 class CheckFailed(AssertionError):
-    """An answer breaks a law; the message says which, and on which smallest example."""
+    """An answer breaks a law; the message has the law and the smallest case that breaks it."""
 
     def _render_traceback_(self):  # what a notebook shows instead of a traceback
         return [f"CheckFailed: {self}"]
 
 
-class Open(Exception):
+class Unanswered(Exception):
     """The learner has not answered yet."""
 
 
-class Draw:
-    """Draws the example that a law is tried on, and remembers it for the message.
+class Case:
+    """One random case that a law is tried on, and its values by name for the error message.
 
-    `integer` is a function (low, high) -> a whole number between them, both included.
+    random_integer: a function (low, high) -> whole number between them, both included.
     """
 
-    def __init__(self, integer):
-        self.integer, self.drawn, self.total = integer, {}, 0
+    def __init__(self, random_integer):
+        self.random_integer = random_integer
+        self.values = {}  # {name: what an error message shows of it}
+        self.complexity = 0  # sum of how far the values are from the simplest ones
 
     def size(self, name, low=1, high=6):
-        """A whole number, shrunk towards `low`."""
-        self.drawn[name] = n = int(self.integer(low, high))
-        self.total += n - low
+        """Returns a whole number; the simplest is `low`."""
+        self.values[name] = n = int(self.random_integer(low, high))
+        self.complexity += n - low
         return n
 
     def choice(self, name, options):
-        """One of the options, shrunk towards the first."""
-        place = int(self.integer(0, len(options) - 1))
-        self.total += place
-        self.drawn[name] = options[place]
-        return options[place]
+        """Returns one of the options; the simplest is the first."""
+        i = int(self.random_integer(0, len(options) - 1))
+        self.complexity += i
+        self.values[name] = options[i]
+        return options[i]
 
     def number(self, name, low=1, high=8):
-        """A float that is a multiple of ½, shrunk towards `low`."""
-        self.drawn[name] = x = float(low) + 0.5 * self.integer(0, int(2 * (high - low)))
-        self.total += x - low
+        """Returns a float that is a multiple of ½; the simplest is `low`."""
+        self.values[name] = x = float(low) + 0.5 * self.random_integer(0, int(2 * (high - low)))
+        self.complexity += x - low
         return x
 
     def rng(self):
-        """A NumPy Generator, for laws that need random numbers of their own."""
-        return np.random.default_rng(self.integer(0, 2**16))
+        """Returns a NumPy Generator, for a law that needs more random values."""
+        return np.random.default_rng(self.random_integer(0, 2**16))
 
     def array(self, name, *shape):
-        """Random float64 numbers with one decimal, none of them 0, shown if they are few."""
+        """Returns float64 values between −1.9 and 1.9 with one decimal, none of them 0."""
         rng = self.rng()
         values = rng.integers(1, 20, shape) * rng.choice([-0.1, 0.1], shape)
-        self.drawn[name] = values
+        self.values[name] = values
         return values
 
     def __str__(self):
-        return ", ".join(f"{name} = {shown(value)}" for name, value in self.drawn.items())
+        return ", ".join(f"{name} = {as_text(value)}" for name, value in self.values.items())
 
 
-def shown(value):
-    """A number or array as text, a long array by its shape."""
+def as_text(value):
+    """Returns a value as text, an array of more than six elements by its shape."""
     if isinstance(value, np.ndarray) and value.size > 6:
         return f"an array {value.shape}"
     if isinstance(value, (float, np.floating)):
@@ -85,39 +87,60 @@ def shown(value):
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def expect(got, wanted, why="", tolerance=1e-6):
-    """Raise CheckFailed unless two numbers or arrays agree, in shape too.
+def expect(result, expected, label="", tolerance=1e-6):
+    """Raises CheckFailed unless two numbers or arrays agree in shape and in every value.
 
-    tolerance: relative to the largest number wanted.
+    tolerance: largest difference allowed, relative to the largest |expected|, at least 1.
     """
-    why = f"{why}: " if why else ""
+    label = f"{label}: " if label else ""
     try:
-        got, wanted = np.asarray(got, dtype=float), np.asarray(wanted, dtype=float)
+        result, expected = np.asarray(result, dtype=float), np.asarray(expected, dtype=float)
     except (TypeError, ValueError):
-        raise CheckFailed(f"{why}expected numbers, got {got!r}") from None
-    if got.shape != wanted.shape:
-        raise CheckFailed(f"{why}expected shape {wanted.shape}, got {got.shape}")
-    scale = max(1.0, float(np.abs(wanted).max(initial=0.0)))
-    if not np.abs(got - wanted).max(initial=0.0) <= tolerance * scale:  # NaN fails too
-        raise CheckFailed(f"{why}expected {shown(wanted[()])}, got {shown(got[()])}")
+        raise CheckFailed(f"{label}expected numbers, got {result!r}") from None
+    if result.shape != expected.shape:
+        raise CheckFailed(f"{label}expected shape {expected.shape}, got {result.shape}")
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    if not np.abs(result - expected).max(initial=0.0) <= tolerance * scale:  # NaN fails too
+        wrong = f"expected {as_text(expected[()])}, got {as_text(result[()])}"
+        raise CheckFailed(label + wrong)
 
 
-def require(truth, sentence):
-    """Raise CheckFailed with the sentence unless it is true."""
-    if not truth:
-        raise CheckFailed(sentence)
+def require(condition, message):
+    """Raises CheckFailed with the message unless the condition is true."""
+    if not condition:
+        raise CheckFailed(message)
+
+
+def call(answer, /, **arguments):
+    """Returns what an answer returns for these arguments, passed by position.
+
+    Raises CheckFailed if it writes into an array: `W += …` would destroy the base.
+    """
+    copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
+    result = answer(*copies.values())
+    for name, value in arguments.items():
+        unchanged = not isinstance(value, np.ndarray) or np.array_equal(copies[name], value)
+        require(unchanged, f"your function wrote into {name}; make a new array instead")
+    return result
+
+
+def pair(result, names):
+    """Returns a result that is a pair; raises CheckFailed, with the names, for any other."""
+    is_pair = isinstance(result, (tuple, list)) and len(result) == 2
+    require(is_pair, f"return the pair ({names}), got {as_text(result)}")
+    return result
 
 
 def check(law):
-    """Make a check of a function (draw, answer) that raises CheckFailed for a broken law."""
+    """Makes a check of a function (case, answer) that raises CheckFailed for a broken law."""
 
     def decorate(test):
         @functools.wraps(test)
         def run(answer):
             name = f"{test.__module__.rpartition('.')[2]}.{test.__name__}"
             try:
-                failure = smallest_failure(lambda draw: tried(test, draw, answer))
-            except Open:
+                failure = smallest_failure(lambda case: failure_in(case, test, answer))
+            except Unanswered:
                 print(f"○ {name} is still open: {law}")
                 return
             if failure:
@@ -130,97 +153,103 @@ def check(law):
     return decorate
 
 
-def tried(test, draw, answer):
-    """What is wrong with an answer on one example, as text, or None."""
+def failure_in(case, test, answer):
+    """Returns the case and what is wrong with an answer in it, as text; None if nothing is."""
     try:
-        test(draw, watched(answer))
+        test(case, unless_open(answer))
         return None
-    except CheckFailed as failed:
-        problem = str(failed)
-    except Open:
+    except CheckFailed as error:
+        problem = str(error)
+    except Unanswered:
         raise
     except Exception as error:
         problem = f"your answer raised {type(error).__name__}: {error}"
-    example = f"Smallest failing example: {draw}\n  " if draw.drawn else ""
-    return example + problem
+    values = f"Smallest failing example: {case}\n  " if case.values else ""
+    return values + problem
 
 
-def watched(answer):
-    """The answer; Open if it is None or …, now or, for a function, when it returns that."""
+def unless_open(answer):
+    """Returns the answer; raises Unanswered if it is None or ….
+
+    A function is returned wrapped, so that calling it raises Unanswered if it returns those.
+    """
     if answer is None or answer is Ellipsis:
-        raise Open
+        raise Unanswered
     if not callable(answer) or isinstance(answer, type):
         return answer
 
     @functools.wraps(answer)
-    def call(*args, **options):
+    def call_answer(*args, **options):
         result = answer(*args, **options)
         if result is None or result is Ellipsis:
-            raise Open
+            raise Unanswered
         return result
 
-    return call
+    return call_answer
 
 
-def smallest_failure(attempt):
-    """The text of the smallest failure of `attempt(draw)`, or None if there is none."""
+def smallest_failure(failure_of):
+    """Returns `failure_of(case)`, a text or None, for the smallest case in which it is a text.
+
+    Returns None if it is None in all cases that are tried.
+    """
     try:
         from hypothesis import HealthCheck, Phase, given, settings
         from hypothesis import strategies as st
     except ImportError:
-        return smallest_of_seeded(attempt)
+        return smallest_seeded_failure(failure_of)
     last = []
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
+    @settings(max_examples=CASES, deadline=None, database=None, derandomize=True,
               suppress_health_check=list(HealthCheck),
               phases=(Phase.generate, Phase.shrink))  # fmt: skip
     @given(st.data())
     def run(data):
-        last[:] = [attempt(Draw(lambda low, high: data.draw(st.integers(low, high))))]
+        last[:] = [failure_of(Case(lambda low, high: data.draw(st.integers(low, high))))]
         assert last[0] is None
 
     try:
         run()
     except AssertionError:
-        return last[0]  # hypothesis runs the smallest example last
+        return last[0]  # hypothesis runs the smallest case last
     return None
 
 
-def smallest_of_seeded(attempt):
-    """The same without hypothesis: a hundred seeded examples, from small ones to large."""
-    found = (math.inf, None)
+def smallest_seeded_failure(failure_of):
+    """Returns the same without hypothesis: of a hundred seeded cases, from small to large."""
+    smallest, complexity = None, math.inf
     for seed in range(100):
         rng, reach = np.random.default_rng(seed), 2 ** (seed // 6)
 
-        def integer(low, high, rng=rng, reach=reach):
+        def random_integer(low, high, rng=rng, reach=reach):
             return rng.integers(low, min(high, low + reach - 1), endpoint=True)
 
-        draw = Draw(integer)
-        failure = attempt(draw)
-        if failure and draw.total < found[0]:
-            found = (draw.total, failure)
-    return found[1]
+        case = Case(random_integer)
+        failure = failure_of(case)
+        if failure and case.complexity < complexity:
+            smallest, complexity = failure, case.complexity
+    return smallest
 
 
 def reveal(prediction, measured, unit=""):
-    """Print what was measured beside what the learner predicted; nothing is graded.
+    """Prints what was measured beside what the learner predicted; nothing is graded.
 
     >>> reveal(50, 3.46, "%")
     You said 50 %; it is 3.46 %: 14 times less.
     >>> reveal(None, 3.46, "%")
     It is 3.46 %. (You predicted nothing: a guess, however wrong, makes it stick.)
     """
-    fact = f"{shown(measured)} {unit}".strip()
+    fact = f"{as_text(measured)} {unit}".strip()
     if prediction is None or prediction is Ellipsis:
         print(f"It is {fact}. (You predicted nothing: a guess, however wrong, makes it stick.)")
         return
-    said = f"You said {shown(prediction)} {unit}".strip()
+    guess = f"You said {as_text(prediction)} {unit}".strip()
     if isinstance(prediction, str) or not (prediction > 0 and measured > 0):
-        print(f"{said}; it is {fact}.")
+        print(f"{guess}; it is {fact}.")
         return
     ratio = measured / prediction
     if 0.9 <= ratio <= 1.1:
-        print(f"{said}; it is {fact}: well guessed.")
+        print(f"{guess}; it is {fact}: well guessed.")
     else:
         times, more = (ratio, "more") if ratio > 1 else (1 / ratio, "less")
-        print(f"{said}; it is {fact}: {times:.2g} times {more}.")
+        print(f"{guess}; it is {fact}: {times:.2g} times {more}.")

@@ -1,4 +1,4 @@
-"""Checks of lesson 10: what a batch is, and what may be added to the data."""
+"""Checks of lesson 10, data: gradient accumulation, augmentation, noise, shuffled batches."""
 
 import itertools
 
@@ -8,19 +8,19 @@ from .base import check, expect, require
 
 
 @check("a batch read in parts has the gradient of the mean over all its labels")
-def accumulated(draw, answer):
+def accumulated(case, answer):
     """answer(parts, gradient) -> gradient (d,) of the whole batch's mean loss.
 
-    parts [(x (rows, T, d), y (rows, T), real (rows, T))], real false at padding;
-    gradient(x, y, real) is that of the mean over the real labels of what it is given.
+    parts: [(x (rows, T, d), y (rows, T), real (rows, T))], `real` false at padding.
+    gradient(x, y, real) is the gradient of the mean loss over the real labels of one part.
     """
-    d, T, n = draw.size("d", 1, 2), draw.size("T", 1, 3), draw.size("parts", 1, 3)
-    w, parts = draw.array("w", d), []
+    d, T, n = case.size("d", 1, 2), case.size("T", 1, 3), case.size("parts", 1, 3)
+    w, parts = case.array("w", d), []
     for i in range(n):
-        rows = draw.size(f"rows {i}", 1, 3)
-        real = np.arange(T) < draw.rng().integers(1, T, (rows, 1), endpoint=True)
-        draw.drawn[f"labels {i}"] = int(real.sum())
-        rng = draw.rng()
+        rows = case.size(f"rows {i}", 1, 3)
+        real = np.arange(T) < case.rng().integers(1, T, (rows, 1), endpoint=True)
+        case.values[f"labels {i}"] = int(real.sum())
+        rng = case.rng()
         parts.append((rng.standard_normal((rows, T, d)), rng.standard_normal((rows, T)), real))
 
     def gradient(x, y, real):
@@ -31,50 +31,52 @@ def accumulated(draw, answer):
 
 
 @check("for a rule that acts letter by letter, a pair read backwards is a right one too")
-def with_reversed(draw, answer):
-    """answer(pairs) -> pairs: those given and each of them backwards."""
-    alphabet = "".join(draw.rng().permutation(list(LETTERS)))
+def with_reversed(case, answer):
+    """answer(pairs) -> the pairs (word, target), and each of them backwards."""
+    alphabet = "".join(case.rng().permutation(list(LETTERS)))
     words = []
-    for i in range(draw.size("words", 1, 3)):
-        length = draw.size(f"letters {i}", 2, 6)
-        words.append("".join(draw.rng().permutation(list(LETTERS))[:length]))
-    draw.drawn["words"] = words
+    for i in range(case.size("words", 1, 3)):
+        length = case.size(f"letters {i}", 2, 6)
+        words.append("".join(case.rng().permutation(list(LETTERS))[:length]))
+    case.values["words"] = words
     pairs = [(word, substitute(word, alphabet)) for word in words]
-    got = list(answer(list(pairs)))
-    for word, target in got:
+    result = list(answer(list(pairs)))
+    for word, target in result:
         right = substitute(word, alphabet)
         require(target == right, f"{word} -> {target} is wrong: the rule says {right}")
-    missing = {*words, *(word[::-1] for word in words)} - {word for word, _ in got}
+    missing = {*words, *(word[::-1] for word in words)} - {word for word, _ in result}
     require(not missing, f"no pair for {', '.join(sorted(missing))}")
-    require(len(got) == 2 * len(pairs), f"{2 * len(pairs)} pairs expected, got {len(got)}")
+    require(
+        len(result) == 2 * len(pairs), f"expected {2 * len(pairs)} pairs, got {len(result)}"
+    )
 
 
-@check("a mean of k of n numbers scatters by σ / √k · √((n − k) / (n − 1))")
-def noise(draw, answer):
-    """answer(values, k) -> standard deviation of the mean of k different ones at random."""
-    n = draw.size("n", 2, 7)
-    values, k = draw.array("values", n), draw.size("k", 1, n)
-    means = [np.mean(some) for some in itertools.combinations(values, k)]
+@check("the mean of k of n values has standard deviation σ / √k · √((n − k) / (n − 1))")
+def noise(case, answer):
+    """answer(values, k) -> standard deviation of the mean of k values, without replacement."""
+    n = case.size("n", 2, 7)
+    values, k = case.array("values", n), case.size("k", 1, n)
+    means = [np.mean(subset) for subset in itertools.combinations(values, k)]
     expect(answer(values, k), np.std(means))
 
 
 @check("each epoch visits every row once, in an order of its own, at whatever step it starts")
-def batches(draw, answer):
+def batches(case, answer):
     """answer(step, size, n, seed) -> the rows (size,) of one batch of n rows of data."""
-    size, n, seed = draw.size("size", 1, 5), draw.size("n", 2, 7), draw.size("seed", 0, 9)
+    size, n, seed = case.size("size", 1, 5), case.size("n", 2, 7), case.size("seed", 0, 9)
 
-    def rows(size, n):
+    def two_epochs(n):
         steps = range(-(-2 * n // size))
-        found = {step: np.asarray(answer(step, size, n, seed)) for step in reversed(steps)}
+        rows = {step: np.asarray(answer(step, size, n, seed)) for step in reversed(steps)}
         for step in steps:
-            got = found[step]
-            require(got.shape == (size,), f"step {step} has {got.shape}, not ({size},) rows")
-        return np.concatenate([found[step] for step in steps]).tolist()
+            shape = rows[step].shape
+            require(shape == (size,), f"step {step}: expected ({size},) rows, got {shape}")
+        return np.concatenate([rows[step] for step in steps]).tolist()
 
-    seen = rows(size, n)
+    order = two_epochs(n)
     for epoch in range(2):
-        part = seen[epoch * n : (epoch + 1) * n]
-        require(sorted(part) == list(range(n)), f"epoch {epoch} visits {part} of {n} rows")
-    require(rows(size, n) == seen, "the same step gave other rows when asked again")
-    long = rows(size, 30)
+        visits = order[epoch * n : (epoch + 1) * n]
+        require(sorted(visits) == list(range(n)), f"epoch {epoch} visits {visits} of {n} rows")
+    require(two_epochs(n) == order, "the same step gave other rows when called again")
+    long = two_epochs(30)
     require(long[:30] != long[30:60], "the second epoch has the order of the first")

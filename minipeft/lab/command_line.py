@@ -1,4 +1,4 @@
-"""The options of a command that choose a method: --method, --targets, --r and --set.
+"""Command-line options that choose a method: --method, --targets, --r and --set.
 
 minipeft explain --method lora --targets q_proj,v_proj --r 4 --set lora_alpha=16
 """
@@ -9,24 +9,27 @@ from ..errors import unknown
 from ..peft.methods import METHODS
 
 
-def method_arguments(parser):
-    """Add the options that choose a method to a command."""
-    parser.add_argument("--method", default="lora", help=f"of {', '.join(METHODS)}")
-    text = "comma-separated names of modules, or all-linear (default: the method's own)"
+def add_method_options(parser):
+    """Adds --method, --targets, --r and --set to the parser of a command."""
+    text = f"one of {', '.join(METHODS)} (default: %(default)s)"
+    parser.add_argument("--method", default="lora", help=text)
+    text = "module names, separated by commas, or all-linear (default: the method's own)"
     parser.add_argument("--targets", help=text)
-    parser.add_argument("--r", type=int, help="the rank (default: the method's own)")
-    text = "another hyper-parameter, its value as JSON; repeat for more"
+    parser.add_argument("--r", type=int, help="rank (default: the method's own)")
+    text = "any other hyper-parameter, its value as JSON; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def chosen_method(options, *others):
-    """The method that the options choose; ValueError for what it does not have or cannot be.
+def method_from_options(options, *alternatives):
+    """Returns the Method that parsed options describe.
 
-    others: what the command takes in place of a method, to be named as well.
+    alternatives: what the command accepts for --method besides methods; errors list it too.
+    Raises ValueError for an unknown method, for a hyper-parameter that the method does not
+    have, and for a value outside of its range.
     """
     if options.method not in METHODS:
-        raise ValueError(unknown("method", options.method, [*METHODS, *others]))
-    values = dict(setting(text) for text in options.set)
+        raise ValueError(unknown("method", options.method, [*METHODS, *alternatives]))
+    values = dict(parse_setting(text) for text in options.set)
     if options.targets is not None:
         names = tuple(name.strip() for name in options.targets.split(",") if name.strip())
         values["target_modules"] = names[0] if names == ("all-linear",) else names
@@ -35,8 +38,11 @@ def chosen_method(options, *others):
     return METHODS[options.method].from_dict(values)
 
 
-def setting(text):
-    """(name, value) of 'name=value', the value as JSON or else as it is."""
+def parse_setting(text):
+    """Returns (name, value) of 'name=value'; a value that is not JSON is taken as a string.
+
+    Raises ValueError if there is no "=".
+    """
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set takes NAME=VALUE, such as lora_alpha=16, got {text!r}")

@@ -1,14 +1,14 @@
-"""Counts the parameters that a method trains, on a model that need not be built.
+"""Counts the parameters that a method trains, from sizes alone: no model is built.
 
 minipeft count llama-2-7b --method lora --r 16 --targets q_proj,v_proj
 minipeft count --layers 32 --width 4096 --ffn 11008 --vocab 32000 --heads 32 --method ia3
 minipeft count --papers
 
-A model is a preset by name, or else by its sizes: Llama's shape, or --shape gpt2, or what
---norm, --position, --mlp, --bias and --tied make of them. The share of what trains is given of
-the base, and of the total of the base and what a method adds to it: papers print the one or the
-other. In a model of two halves, such as T5, the blocks of both are layers, and a prompt is
-counted for one half.
+A model is a preset by name, or else its sizes: of Llama's shape, of --shape gpt2, or of what
+--norm, --position, --mlp, --bias and --tied make of them. Papers give the trainable share in %
+of the base, or in % of the total of the base and what the method adds; both are printed. A
+model with an encoder and a decoder, such as T5, counts the blocks of both as layers, and a
+prompt for one of the two.
 """
 
 import argparse
@@ -18,32 +18,32 @@ from dataclasses import dataclass
 from ..errors import unknown
 from ..model.config import CHOICES, Config
 from ..peft.targets import room_for
-from .command_line import chosen_method, method_arguments
-from .papers import rows, table
+from . import papers
+from .command_line import add_method_options, method_from_options
 from .presets import PRESETS, architecture
 
 SIZES = {
-    "layers": "blocks",
-    "width": "length of the vector of a token",
-    "heads": "of queries",
+    "layers": "number of blocks",
+    "width": "length of a token's vector",
+    "heads": "query heads in a block",
     "vocab": "number of different tokens",
-    "kv_heads": "of keys and values (default: as many)",
+    "kv_heads": "key and value heads in a block (default: as many as query heads)",
     "ffn": "hidden width of an MLP (default: 4 times the width)",
-    "context": "the longest sequence, needed where positions are learned",
+    "context": "longest sequence, needed where positions are learned",
 }
 NEEDED = ("layers", "width", "heads", "vocab")
-SHAPE = (*SIZES, *CHOICES, "bias", "tied", "shape")
-MOST_LAYERS = 1000
-KEYS = ("trainable", "base", "percent_of_base", "percent_of_total", "formula")
+MODEL_OPTIONS = (*SIZES, *CHOICES, "bias", "tied", "shape")
+MAX_LAYERS = 1000  # a count lists the parameters of every block
+JSON_KEYS = ("trainable", "base", "percent_of_base", "percent_of_total", "formula")
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many parameters train, and the equation that the count comes from."""
+    """How many parameters a method trains, and the equation that the count comes from."""
 
     trainable: int
     base: int  # parameters of the model without the method
-    total: int  # and with it
+    total: int  # parameters of the model with the method
     formula: str
 
     @property
@@ -69,10 +69,10 @@ class Count:
 
 
 def count(model, method):
-    """The Count of a method on a model, given as a Config or as a preset's Architecture.
+    """Returns the Count of a method on a model, given as a Config or as an Architecture.
 
-    Nothing is built. ValueError, as `attach` would raise, for targets that do not exist, a rank
-    that does not fit, or where nothing would train.
+    Raises ValueError where `attach` does: for target modules that match nothing, a rank that
+    does not fit, virtual tokens that fill the context, or a method with nothing to train.
     """
     trainable = method.count(model)
     if not trainable:
@@ -84,7 +84,7 @@ def count(model, method):
 
 
 def formula(method, config):
-    """The equation of what a method trains on a model of this Config or Architecture.
+    """Returns the equation of a method's count on a Config or Architecture, as text.
 
     r (in + out) a target = 32 layers · 2 targets · 16 (4,096 + 4,096) = 8,388,608
     """
@@ -101,77 +101,86 @@ def formula(method, config):
 
 
 def arguments(parser):
-    """What `minipeft count` understands."""
-    model_arguments(parser)
-    method_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
-    parser.add_argument("--papers", action="store_true", help="check published figures instead")
+    """Adds the options of `minipeft count` to its parser."""
+    add_model_options(parser)
+    add_method_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    text = "recompute counts that papers print, instead of counting one model"
+    parser.add_argument("--papers", action="store_true", help=text)
 
 
-def model_arguments(parser):
-    """Add the options that name or describe a model to a command."""
-    parser.add_argument("preset", nargs="?", help=f"a model: {', '.join(PRESETS)}")
-    text = "the same as an option: `count` has all, `ledger` those of GPT-2's or Llama's shape"
+def add_model_options(parser):
+    """Adds the options that name or describe a model to the parser of a command."""
+    parser.add_argument("preset", nargs="?", help=f"name of a model: {', '.join(PRESETS)}")
+    text = "the same as an option; `ledger` takes the presets of GPT-2's and Llama's shape only"
     parser.add_argument("--model", "--preset", dest="model", help=text)
     for name, text in SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=text)
     parser.add_argument("--shape", help="llama (default) or gpt2, which needs --context")
-    for name, options in CHOICES.items():
-        parser.add_argument(f"--{name}", help=f"{' or '.join(options)} (default: the shape's)")
+    for name, choices in CHOICES.items():
+        parser.add_argument(f"--{name}", help=f"{' or '.join(choices)} (default: the shape's)")
     for name, text in (("bias", "biases in linear layers"), ("tied", "head tied to the table")):
-        kind = argparse.BooleanOptionalAction
-        parser.add_argument(f"--{name}", action=kind, default=None, help=text)
+        action = argparse.BooleanOptionalAction
+        parser.add_argument(f"--{name}", action=action, default=None, help=text)
 
 
 def main(options):
-    """Run `minipeft count`."""
+    """Runs `minipeft count`."""
+    names, sizes = preset_names(options), model_options(options)
     if options.papers:
-        if named(options) or sizes_of(options):
+        if names or sizes:
             raise ValueError("--papers has models of its own; leave out preset and sizes")
-        print(json.dumps(list(rows()), ensure_ascii=False) if options.json else table())
+        rows = list(papers.rows())
+        print(json.dumps(rows, ensure_ascii=False) if options.json else papers.table())
         return
-    method = chosen_method(options)
-    found = count(chosen_model(options), method)
+    method = method_from_options(options)
+    result = count(model_from_options(options), method)
     if options.json:
-        print(json.dumps({key: getattr(found, key) for key in KEYS}, ensure_ascii=False))
-    else:
-        sizes = ", ".join(f"{name}={value}" for name, value in sizes_of(options).items())
-        print(f"{sizes or named(options)[0]}\n{method.brief()}\n{found}")
+        print(json.dumps({key: getattr(result, key) for key in JSON_KEYS}, ensure_ascii=False))
+        return
+    model = ", ".join(f"{name}={value}" for name, value in sizes.items()) or names[0]
+    print(f"{model}\n{method.brief()}\n{result}")
 
 
-def named(options):
-    """The presets that the options name, as an argument or by --model."""
+def preset_names(options):
+    """Returns the presets that parsed options name, as an argument or by --model."""
     return [name for name in (options.preset, options.model) if name is not None]
 
 
-def sizes_of(options):
-    """The sizes and choices of a model that the options give, {name: value}."""
-    given = {name: getattr(options, name) for name in SHAPE}
-    return {name: value for name, value in given.items() if value is not None}
+def model_options(options):
+    """Returns the sizes and choices that parsed options give a model, {name: value}."""
+    values = {name: getattr(options, name) for name in MODEL_OPTIONS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def chosen_model(options):
-    """The Config or Architecture that the options name or describe."""
-    names, sizes = named(options), sizes_of(options)
+def model_from_options(options):
+    """Returns the Config or Architecture that parsed options name or describe.
+
+    Raises ValueError if they do both or neither, and for sizes that do not fit together.
+    """
+    names, sizes = preset_names(options), model_options(options)
     if len(names) + bool(sizes) != 1:
         raise ValueError(
             "name one preset or give a model's sizes: --layers --width --heads --vocab …; "
             f"the presets are {', '.join(PRESETS)}"
         )
-    return by_sizes(**sizes) if sizes else architecture(names[0])
+    return config_from_sizes(**sizes) if sizes else architecture(names[0])
 
 
-def by_sizes(shape="llama", **sizes):
-    """The Config of a shape and sizes; ValueError if one is missing or they do not fit."""
+def config_from_sizes(shape="llama", **sizes):
+    """Returns the Config of a shape with these sizes and choices.
+
+    Raises ValueError if a size is missing, too large, or does not fit the others.
+    """
     if shape not in ("llama", "gpt2"):
         raise ValueError(unknown("shape", shape, ("llama", "gpt2")))
-    learned = sizes.get("position", "learned" if shape == "gpt2" else "rope") == "learned"
-    for name in (*NEEDED, "context") if learned else NEEDED:
+    position = sizes.get("position", "learned" if shape == "gpt2" else "rope")
+    for name in (*NEEDED, "context") if position == "learned" else NEEDED:
         if name not in sizes:
             raise ValueError(
                 f"--{name} is missing; a model by sizes needs --layers, --width, --heads, "
                 "--vocab, and --context where positions are learned"
             )
-    if sizes["layers"] > MOST_LAYERS:
-        raise ValueError(f"--layers {sizes['layers']} is more than {MOST_LAYERS:,}")
+    if sizes["layers"] > MAX_LAYERS:
+        raise ValueError(f"--layers {sizes['layers']} is more than {MAX_LAYERS:,}; give fewer")
     return getattr(Config, shape)(**{"context": 2**20} | sizes)

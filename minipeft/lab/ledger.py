@@ -41,8 +41,8 @@ from ..peft.attach import attach, use
 from ..peft.base import Method, adapters, base_parameters, check_rows, in_use, precision
 from ..peft.methods import METHODS
 from . import presets
-from .command_line import chosen_method, method_arguments
-from .count import chosen_model, model_arguments
+from .command_line import add_method_options, method_from_options
+from .count import add_model_options, model_from_options
 from .ledger_table import lines
 from .shape_model import ShapeRNG, shape_arrays, shape_model
 from .shape_step import held_between_steps, shape_step, whole_batch
@@ -276,8 +276,8 @@ def nbytes(things, each):
 
 def arguments(parser):
     """What `minipeft ledger` understands."""
-    model_arguments(parser)
-    method_arguments(parser)
+    add_model_options(parser)
+    add_method_options(parser)
     parser.add_argument("--batch", type=int, default=1, help="rows (default: 1)")
     text = "tokens a row (default: 512, or what the context has room for)"
     parser.add_argument("--seq", type=int, help=text)
@@ -296,7 +296,7 @@ def arguments(parser):
 
 def main(options):
     """Run `minipeft ledger`."""
-    model = chosen_model(options)
+    model = model_from_options(options)
     if not isinstance(model, Config):
         model = presets.config(options.model or options.preset)  # says what is wrong with it
     names = ("batch", "seq", "policy", "base_bits", "recompute", "accumulate")
@@ -306,7 +306,7 @@ def main(options):
             raise ValueError("--plot writes its data as JSON by itself; leave out --json")
         draw(model, options.plot, **how)
         return
-    method = FROZEN if options.method == FROZEN else chosen_method(options, FROZEN)
+    method = FROZEN if options.method == FROZEN else method_from_options(options, FROZEN)
     if method == FROZEN and (options.set or options.targets or options.r is not None):
         raise ValueError("frozen has no hyper-parameters; leave out --targets, --r and --set")
     result = ledger(model, method, **how)

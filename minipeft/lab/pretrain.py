@@ -1,4 +1,4 @@
-"""Making the backbone: a small transformer trained from scratch on the pretraining tasks.
+"""Trains the backbone: a small transformer, from scratch, on the nine pretraining tasks.
 
 minipeft pretrain --out minipeft/base        makes the one that ships with the package
 """
@@ -25,18 +25,18 @@ TRAINING = dict(
     steps=6000, batch_size=64, lr=3e-3, warmup=100, betas=(0.9, 0.99), weight_decay=0.1
 )
 FAST = 60  # steps of a trial run
-CHECKPOINT = "run.safetensors"  # removed when the run is complete
+CHECKPOINT = "run.safetensors"  # of the unfinished run, deleted when it is complete
 
 
 def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
-    """Train the backbone; write it, its vocabulary and metrics to `out`; return the metrics.
+    """Trains the backbone and writes it, its vocabulary and its metrics to the folder `out`.
 
-    Goes on where an interrupted run in the same folder stopped; returns None if interrupted.
-    One BLAS thread, so that a machine gives the same bits however many cores it lends.
-    words: how many test words of each task to score (None: all).
+    Returns the metrics, or None if interrupted: the same call then goes on where it stopped.
+    words: how many test words of each task to score (None: all). BLAS has one thread, so that
+    the result does not depend on the number of cores.
     """
     out, settings = Path(out), TRAINING | {"steps": steps, "seed": seed}
-    Settings(**settings)  # raises if any of them is impossible
+    Settings(**settings)  # raises ValueError for an impossible one, before anything is written
     check_writable(out / CHECKPOINT, out / "model.safetensors")
     model = Transformer(BACKBONE, rng=seed)
     with threadpool_limits(1):
@@ -50,7 +50,7 @@ def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
         )
         if history.stopped:
             return None
-        scores = measure(model, words)
+        scores = scores_on_test_words(model, words)
     save_model(model, out)
     write_json(out / "vocabulary.json", {"tokens": TOKENS})
     metrics = {
@@ -65,47 +65,45 @@ def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
     return metrics
 
 
-def measure(model, limit=None):
-    """Scores of a backbone on test words, {task: {"loss": nats a letter, "exact": share}}."""
+def scores_on_test_words(model, words=None):
+    """Returns {task: {"loss": nats per letter, "exact": share of words right}}, all tasks.
+
+    words: how many test words of each task (None: all).
+    """
     return {
-        name: asdict(evaluate(model, Task(name).examples("test", limit)))
+        name: asdict(evaluate(model, Task(name).examples("test", words)))
         for name in tqdm((*PRETRAINING, *DOWNSTREAM), "score", disable=None, leave=False)
     }
 
 
 def shipped_metrics():
-    """The metrics beside the backbone that ships with the package."""
+    """Returns the metrics of the backbone that ships with the package."""
     return read_json(files("minipeft") / "base" / "metrics.json")
 
 
 def report(metrics, shipped):
-    """A table of exact match on test words, this backbone's beside the shipped one's."""
+    """Returns a table of exact match on test words, for this backbone and the shipped one."""
     lines = [f"{'exact match on test words':<28}{'this run':>10}{'shipped':>10}"]
     for name, score in metrics["test"].items():
         kind = "new" if name in DOWNSTREAM else ""
-        line = (
-            f"{name:<22}{kind:<6}{score['exact']:>10.3f}{shipped['test'][name]['exact']:>10.3f}"
-        )
-        lines.append(line)
+        exact, expected = score["exact"], shipped["test"][name]["exact"]
+        lines.append(f"{name:<22}{kind:<6}{exact:>10.3f}{expected:>10.3f}")
     return "\n".join(lines)
 
 
 def arguments(parser):
-    """What `minipeft pretrain` understands."""
-    parser.add_argument(
-        "--out", default="backbone", help="folder to write to (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
-    parser.add_argument(
-        "--steps", type=int, default=TRAINING["steps"], help="steps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--fast", action="store_true", help=f"{FAST} steps only, to see that it runs"
-    )
+    """Adds the options of `minipeft pretrain` to its parser."""
+    text = "folder to write to (default: %(default)s)"
+    parser.add_argument("--out", default="backbone", help=text)
+    text = "seed of the initial weights and of the batches (default: %(default)s)"
+    parser.add_argument("--seed", type=int, default=0, help=text)
+    text = "steps of AdamW (default: %(default)s)"
+    parser.add_argument("--steps", type=int, default=TRAINING["steps"], help=text)
+    parser.add_argument("--fast", action="store_true", help=f"a trial run of {FAST} steps")
 
 
 def main(options):
-    """Run `minipeft pretrain`."""
+    """Runs `minipeft pretrain`."""
     steps, words = (FAST, 100) if options.fast else (options.steps, None)
     metrics = pretrain(options.out, options.seed, steps, words)
     if metrics is None:

@@ -1,6 +1,8 @@
-"""What a tape holds: asked, not computed.
+"""Lists the arrays that a tape keeps alive, by looking into the derivatives themselves.
 
-An array lives as long as a derivative's closure refers to it, so the closures are looked into.
+An array lives as long as something refers to it. The tape of a loss consists of nodes; each has
+edges (source node, derivative), and a derivative is a function whose closure refers to the
+arrays that it needs in the backward pass: the activations, and weights.
 """
 
 from ..engine.backend import xp
@@ -9,18 +11,17 @@ from .shape_array import ShapeArray
 
 
 def tape_arrays(loss, parameters=()):
-    """The arrays that the tape behind `loss` keeps alive, each buffer once.
+    """Returns the arrays that the tape behind `loss` keeps alive, each buffer once.
 
-    Walks from the loss to the leaves and looks into the closures of the derivatives. Those of
-    the `parameters` are left out: what remains are activations.
+    The arrays of `parameters` are left out; given all of a model's, the activations remain.
     """
-    owned = {id(base_buffer(a)) for p in parameters for a in p.arrays.values()}
-    held = {id(b): b for node in recorded(loss) for _, vjp in node.edges for b in buffers(vjp)}
-    return [buffer for key, buffer in held.items() if key not in owned]
+    weights = {id(base_buffer(a)) for p in parameters for a in p.arrays.values()}
+    derivatives = [vjp for node in tape_nodes(loss) for _, vjp in node.edges]
+    return [array for array in buffers(*derivatives) if id(array) not in weights]
 
 
-def recorded(loss):
-    """Every node behind `loss` that has derivatives, the oldest first."""
+def tape_nodes(loss):
+    """Returns the nodes behind `loss` that have edges, oldest first: all of them but leaves."""
     seen, todo = set(), [loss.node]
     while todo:
         node = todo.pop()
@@ -30,31 +31,33 @@ def recorded(loss):
     return sorted(seen, key=lambda node: node.number)
 
 
-def buffers(*things):
-    """The arrays that own the memory which things hold on to, each once.
+def buffers(*holders):
+    """Returns the arrays whose memory the holders keep alive, each once.
 
-    A thing is an array, a Tensor, a derivative or another function, or a tuple or list of them.
+    A holder is an array, a Tensor, a function (by its closure and defaults), or a tuple or list
+    of holders. A view keeps the array alive that owns its memory.
     """
-    found, seen, todo = {}, set(), list(things)
+    arrays, seen, todo = {}, set(), list(holders)
     while todo:
-        thing = todo.pop()
-        if id(thing) in seen:
+        holder = todo.pop()
+        if id(holder) in seen:
             continue
-        seen.add(id(thing))
-        if isinstance(thing, Tensor):
-            todo += thing.arrays.values()
-        elif isinstance(thing, (xp.ndarray, ShapeArray)):
-            found[id(base_buffer(thing))] = base_buffer(thing)
-        elif isinstance(thing, (tuple, list)):
-            todo += thing
+        seen.add(id(holder))
+        if isinstance(holder, Tensor):
+            todo += holder.arrays.values()
+        elif isinstance(holder, (xp.ndarray, ShapeArray)):
+            owner = base_buffer(holder)
+            arrays[id(owner)] = owner
+        elif isinstance(holder, (tuple, list)):
+            todo += holder
         else:  # a derivative, or a function that it shares with others
-            todo += getattr(thing, "__defaults__", None) or ()
-            todo += [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
-    return list(found.values())
+            todo += getattr(holder, "__defaults__", None) or ()
+            todo += [cell.cell_contents for cell in getattr(holder, "__closure__", None) or ()]
+    return list(arrays.values())
 
 
 def base_buffer(a):
-    """The array whose memory a view looks into; an array that is no view is its own."""
+    """Returns the array that owns the memory of `a`: the one it is a view of, or itself."""
     while isinstance(a.base, (xp.ndarray, ShapeArray)):
         a = a.base
     return a

@@ -10,7 +10,7 @@ from ..model.gradient_checkpointing import recomputing
 from ..peft.base import adapters
 from ..train.batch_gradient import chunked_loss
 from ..train.fit import make_optimizers
-from .saved_tensors import buffers, recorded
+from .saved_tensors import buffers, tape_nodes
 from .shape_array import counting_flops
 from .shape_model import ShapeRNG, shape_arrays
 
@@ -73,7 +73,7 @@ def noting_starts(model, starts):
 def entries(loss, model, starts):
     """(layer, op, buffer) for all that the tape keeps beside the parameters."""
     seen = {id(b) for b in buffers(*model.parameters())}
-    for node in recorded(loss):
+    for node in tape_nodes(loss):
         place = bisect.bisect(starts, node.number)
         layer = "start" if place == 0 else "head" if place == len(starts) else str(place - 1)
         for _, derivative in node.edges:

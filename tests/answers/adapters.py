@@ -41,14 +41,14 @@ def into_w(W, b, D, b1, U, b2):
 
 ANSWERS = {
     "bottleneck": (right.bottleneck, no_skip, no_relu, relu_outside, in_place),
-    "widest": (
-        right.widest,
+    "largest_bottleneck": (
+        right.largest_bottleneck,
         lambda budget, width, places: (budget - width) // (2 * width + 1),
         lambda budget, width, places: budget // places // (2 * width + 1),
         lambda budget, width, places: budget // (2 * width * places),
         lambda budget, width, places: (budget / places - width) / (2 * width + 1),
     ),
-    "fold": (right.fold, first_the_adapter, without_skip, bias_as_it_was, into_w),
+    "merged": (right.merged, first_the_adapter, without_skip, bias_as_it_was, into_w),
     "witness": (
         right.witness,
         lambda D, b1, U, b2: (1000.0 * D[0], 1000.0 * D[0]),

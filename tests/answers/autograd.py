@@ -4,7 +4,7 @@ import numpy as np
 
 from lessons.solutions.lesson_01 import backward, kept_by_linear, my_linear, softmax_backward
 from minipeft.engine.tensor import record, value
-from minipeft.lab.saved_tensors import recorded
+from minipeft.lab.saved_tensors import tape_nodes
 
 
 def hoarding(x, w):
@@ -20,7 +20,7 @@ def transposed(x, w):
 
 
 def mean(x, w):
-    """The gradient of w divided by the rows."""
+    """The gradient of w divided by the number of rows."""
     a, b = value(x), value(w)
     return record(a @ b.T, (x, lambda g: g @ b), (w, lambda g: g.T @ a / len(a)))
 
@@ -32,32 +32,32 @@ def without_w(x, w):
 
 
 def in_place(g, p):
-    """Right, but g is spoiled."""
+    """Right, but it writes into g."""
     g -= (g * p).sum(axis=-1, keepdims=True)
     return p * g
 
 
 def assigned(loss):
-    """The last way to a value wins."""
-    found = {loss.node: np.ones(())}
-    for node in reversed(recorded(loss)):
-        g = found.pop(node)
+    """The gradient of the last path replaces those before it."""
+    gradients = {loss.node: np.ones(())}
+    for node in reversed(tape_nodes(loss)):
+        g = gradients.pop(node)
         for source, vjp in node.edges:
-            found[source] = vjp(g)
-    return found
+            gradients[source] = vjp(g)
+    return gradients
 
 
 def depth_first(loss):
-    """Goes on from a node before all its users have been visited, and so once too often."""
-    found = {}
+    """Passes a node before all its gradients have come, and so once too often."""
+    gradients = {}
 
     def visit(node, g):
-        found[node] = found.get(node, 0.0) + g
+        gradients[node] = gradients.get(node, 0.0) + g
         for source, vjp in node.edges:
-            visit(source, vjp(found[node]))
+            visit(source, vjp(gradients[node]))
 
     visit(loss.node, np.ones(()))
-    return {node: g for node, g in found.items() if not node.edges}
+    return {node: g for node, g in gradients.items() if not node.edges}
 
 
 ANSWERS = {

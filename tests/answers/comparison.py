@@ -33,32 +33,34 @@ def by_loss_alone(rows):
 
 
 def best_seed(rows):
-    return {name: (max(own), min(own), max(own)) for name, own in grouped(rows).items()}
+    scores = grouped(rows)
+    return {name: (max(exact), min(exact), max(exact)) for name, exact in scores.items()}
 
 
-def of_three(rows):
-    return {name: (sum(own) / 3, min(own), max(own)) for name, own in grouped(rows).items()}
+def mean_of_three(rows):
+    scores = grouped(rows)
+    return {name: (sum(exact) / 3, min(exact), max(exact)) for name, exact in scores.items()}
 
 
 def with_deviation(rows):
     means = {
-        name: (statistics.fmean(own), statistics.pstdev(own))
-        for name, own in grouped(rows).items()
+        name: (statistics.fmean(exact), statistics.pstdev(exact))
+        for name, exact in grouped(rows).items()
     }
-    return {name: (mean, mean - off, mean + off) for name, (mean, off) in means.items()}
+    return {name: (mean, mean - std, mean + std) for name, (mean, std) in means.items()}
 
 
-def of_means(a, b):
+def difference_of_means(a, b):
     difference = statistics.fmean(a.values()) - statistics.fmean(b.values())
     return difference, difference
 
 
-def of_ranges(a, b):
+def difference_of_ranges(a, b):
     return min(a.values()) - max(b.values()), max(a.values()) - min(b.values())
 
 
-def turned(a, b):
-    low, high = right.paired(a, b)
+def reversed_sign(a, b):
+    low, high = right.paired_difference(a, b)
     return -high, -low
 
 
@@ -72,7 +74,7 @@ def by_exact_alone(points):
     return {name for name, (_, exact) in points.items() if exact == most}
 
 
-def strictly(points):
+def only_if_better_in_both(points):
     return {
         name
         for name, (n, exact) in points.items()
@@ -80,7 +82,7 @@ def strictly(points):
     }
 
 
-def itself_included(points):
+def beaten_by_itself(points):
     return {
         name
         for name, (n, exact) in points.items()
@@ -88,7 +90,7 @@ def itself_included(points):
     }
 
 
-def twins_out(points):
+def equal_points_beaten(points):
     return {
         name
         for name, (n, exact) in points.items()
@@ -97,8 +99,26 @@ def twins_out(points):
 
 
 ANSWERS = {
-    "choose": (right.choose, by_test_words, by_all_words, by_highest_loss, by_loss_alone),
-    "summary": (right.summary, best_seed, of_three, with_deviation),
-    "paired": (right.paired, of_means, of_ranges, turned, every_seed),
-    "front": (right.front, by_exact_alone, strictly, itself_included, twins_out),
+    "choose_rate": (
+        right.choose_rate,
+        by_test_words,
+        by_all_words,
+        by_highest_loss,
+        by_loss_alone,
+    ),
+    "summary": (right.summary, best_seed, mean_of_three, with_deviation),
+    "paired_difference": (
+        right.paired_difference,
+        difference_of_means,
+        difference_of_ranges,
+        reversed_sign,
+        every_seed,
+    ),
+    "front": (
+        right.front,
+        by_exact_alone,
+        only_if_better_in_both,
+        beaten_by_itself,
+        equal_points_beaten,
+    ),
 }

@@ -11,7 +11,7 @@ def mean_of_means(parts, gradient):
 
 
 def sum_of_means(parts, gradient):
-    """As many times too large as there are parts."""
+    """Too large by a factor of the number of parts."""
     return sum(gradient(*part) for part in parts)
 
 
@@ -27,16 +27,16 @@ def with_replacement(step, size, n, seed):
 
 
 def always_one_order(step, size, n, seed):
-    """Epochs of one order."""
+    """Every epoch has the same order."""
     order = np.random.default_rng(seed).permutation(n)
     return order[np.arange(step * size, (step + 1) * size) % n]
 
 
 def without_the_rest(step, size, n, seed):
     """What is left at the end of an epoch is dropped, so some batches are short or missing."""
-    each = max(n // size, 1)
-    epoch, place = divmod(step, each)
-    return np.random.default_rng([seed, epoch]).permutation(n)[place * size :][:size]
+    steps = max(n // size, 1)
+    epoch, i = divmod(step, steps)
+    return np.random.default_rng([seed, epoch]).permutation(n)[i * size :][:size]
 
 
 ANSWERS = {

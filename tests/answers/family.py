@@ -8,8 +8,8 @@ from lessons.solutions import lesson_12 as right
 def gate_by_length(q, k, v, P_k, P_v):
     """A gate that does not look at the query: n / (n + S)."""
     share = len(P_k) / (len(P_k) + len(k))
-    alone, prefix = (right.mixture(q, a, b, a, b) for a, b in ((k, v), (P_k, P_v)))
-    return (1 - share) * alone + share * prefix
+    text, prefix = (right.mixture(q, a, b, a, b) for a, b in ((k, v), (P_k, P_v)))
+    return (1 - share) * text + share * prefix
 
 
 def added(q, k, v, P_k, P_v):
@@ -35,10 +35,10 @@ def dora_in_place(W, B, A, s, m):
     return W
 
 
-def wrong_numbers(method, r, n_out, n_in):
+def wrong_counts(method, r, n_out, n_in):
     """VeRA with the matrices that it shares; DoRA's m for each input."""
-    thin = r * (n_out + n_in)
-    return {"lora": thin, "dora": thin + n_in, "vera": thin, "loha": thin * thin}[method]
+    lora = r * (n_out + n_in)
+    return {"lora": lora, "dora": lora + n_in, "vera": lora, "loha": lora * lora}[method]
 
 
 ANSWERS = {
@@ -49,7 +49,7 @@ ANSWERS = {
         lambda q, k, v, P_k, P_v: right.mixture(q, P_k, P_v, k[:1], v[:1]),
         lambda q, k, v, P_k, P_v: right.mixture(q * np.sqrt(q.shape[1] + 1), k, v, P_k, P_v),
     ),
-    "count": (right.count, wrong_numbers, lambda method, r, n_out, n_in: r * (n_out + n_in)),
+    "count": (right.count, wrong_counts, lambda method, r, n_out, n_in: r * (n_out + n_in)),
     "dora": (right.dora, dora_by_columns, dora_by_base, dora_in_place),
     "kronecker": (
         right.kronecker,

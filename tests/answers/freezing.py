@@ -1,26 +1,26 @@
 """Answers to the checks of lesson 3."""
 
-from lessons.solutions.lesson_03 import blocks_reached, freeze, last_k, thawed
+from lessons.solutions.lesson_03 import blocks_reached, freeze, last_k, unfrozen_blocks
 
 
-def never_thawed(model, chooses):
+def never_unfrozen(model, chooses):
     """Freezes, but leaves frozen what was frozen before."""
-    numbers = 0
+    count = 0
     for path, p in model.named_parameters():
         if not chooses(path):
             p.requires_grad = False
-        numbers += p.data.size if p.requires_grad else 0
-    return numbers
+        count += p.data.size if p.requires_grad else 0
+    return count
 
 
 def tensors_counted(model, chooses):
-    """Counts parameters for numbers."""
+    """Counts tensors, not their parameters."""
     freeze(model, chooses)
     return sum(p.requires_grad for p in model.parameters())
 
 
 def zeroed(model, chooses):
-    """Takes freezing for setting to zero."""
+    """Sets frozen parameters to zero."""
     for path, p in model.named_parameters():
         p.data *= chooses(path)
     return freeze(model, chooses)
@@ -29,7 +29,7 @@ def zeroed(model, chooses):
 ANSWERS = {
     "freeze": (
         freeze,
-        never_thawed,
+        never_unfrozen,
         tensors_counted,
         zeroed,
         lambda model, chooses: freeze(model, lambda path: not chooses(path)),
@@ -47,11 +47,11 @@ ANSWERS = {
         lambda trained, layers: max(0, blocks_reached(trained, layers) - 1),
         lambda trained, layers: blocks_reached(trained - {"wte.weight"}, layers),
     ),
-    "thawed": (
-        thawed,
+    "unfrozen_blocks": (
+        unfrozen_blocks,
         lambda step, steps, layers: set(range(step * layers // steps + 1)),  # from the bottom
         lambda step, steps, layers: {layers - 1 - step * layers // steps},  # one at a time
-        lambda step, steps, layers: thawed(step, steps, layers) - {layers - 1},
+        lambda step, steps, layers: unfrozen_blocks(step, steps, layers) - {layers - 1},
         lambda step, steps, layers: set(range(max(0, layers - 1 - step), layers)),
     ),
 }

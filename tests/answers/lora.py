@@ -6,7 +6,7 @@ from lessons.solutions.lesson_04 import compress, gradients, lora_forward, merge
 
 
 def merged_in_place(W, A, B, alpha):
-    """The right numbers, the base lost."""
+    """The right values, but the base is lost."""
     W += alpha / len(A) * B @ A
     return W
 

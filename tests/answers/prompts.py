@@ -65,8 +65,8 @@ def ungated(q, K, V, y):
 
 ANSWERS = {
     "mixture": (right.mixture, unscaled, by_length, added, gate_turned),
-    "sizes": (
-        right.sizes,
+    "parameter_counts": (
+        right.parameter_counts,
         lambda n, width, layers, heads, k: (n * width, layers * n * heads * k),
         lambda n, width, layers, heads, k: (n * width, 2 * layers * n * width),
         lambda n, width, layers, heads, k: (n * width * layers, 2 * layers * n * heads * k),

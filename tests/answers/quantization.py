@@ -8,7 +8,7 @@ from lessons.solutions import lesson_11 as right
 
 
 def one_scale(w, levels, block):
-    """The largest |w| of all."""
+    """One scale for all: the largest |w|."""
     return right.absmax(w, levels, max(w.size, 1))
 
 
@@ -16,8 +16,8 @@ def without_sign(w, levels, block):
     """The largest w, not |w|."""
     blocks = np.pad(w.reshape(-1), (0, -w.size % block)).reshape(-1, block)
     scales = np.maximum(blocks.max(axis=1, keepdims=True), 1e-9)
-    places = np.abs((blocks / scales)[..., None] - levels).argmin(-1)
-    return (levels[places] * scales).reshape(-1)[: w.size].reshape(w.shape)
+    codes = np.abs((blocks / scales)[..., None] - levels).argmin(-1)
+    return (levels[codes] * scales).reshape(-1)[: w.size].reshape(w.shape)
 
 
 def level_below(w, levels, block):
@@ -25,8 +25,8 @@ def level_below(w, levels, block):
     blocks = np.pad(w.reshape(-1), (0, -w.size % block)).reshape(-1, block)
     scales = np.abs(blocks).max(axis=1, keepdims=True)
     units = blocks / np.where(scales > 0, scales, 1.0)
-    places = np.searchsorted(levels, units + 1e-9) - 1
-    return (levels[places] * scales).reshape(-1)[: w.size].reshape(w.shape)
+    codes = np.searchsorted(levels, units + 1e-9) - 1
+    return (levels[codes] * scales).reshape(-1)[: w.size].reshape(w.shape)
 
 
 def zero_by_zero(w, levels, block):
@@ -34,8 +34,8 @@ def zero_by_zero(w, levels, block):
     with np.errstate(all="ignore"):
         blocks = np.pad(w.reshape(-1), (0, -w.size % block)).reshape(-1, block)
         scales = np.abs(blocks).max(axis=1, keepdims=True)
-        places = np.abs((blocks / scales)[..., None] - levels).argmin(-1)
-        rounded = np.where(scales > 0, levels[places], np.nan) * scales
+        codes = np.abs((blocks / scales)[..., None] - levels).argmin(-1)
+        rounded = np.where(scales > 0, levels[codes], np.nan) * scales
     return rounded.reshape(-1)[: w.size].reshape(w.shape)
 
 
@@ -69,8 +69,8 @@ def without_zero(tail, below, above):
 
 ANSWERS = {
     "absmax": (right.absmax, one_scale, without_sign, level_below, zero_by_zero),
-    "bits_a_number": (
-        right.bits_a_number,
+    "bits_per_weight": (
+        right.bits_per_weight,
         lambda code, block, outer: code + 32 / block,
         lambda code, block, outer: code + (8 / block + 32 / outer if outer else 32 / block),
         lambda code, block, outer: code / 8 + 4 / block,

@@ -36,15 +36,15 @@ ANSWERS = {
         lambda layers, width, ffn: layers * (5 * width + ffn + 2 * width),
         lambda layers, width, ffn: 11 * layers * width + width,
     ),
-    "fold_norm": (
-        right.fold_norm,
+    "merged_norm": (
+        right.merged_norm,
         lambda W, b, gain, beta: (W * gain, b),
         lambda W, b, gain, beta: (W * gain, b + beta[: len(b)].sum()),
         lambda W, b, gain, beta: (W * gain, W @ (gain * beta) + b),
         lambda W, b, gain, beta: (gain[: len(b), None] * W, W @ beta + b),
     ),
-    "nearest": (
-        right.nearest,
+    "best_stretch": (
+        right.best_stretch,
         lambda W, T: (T / W).mean(axis=1),
         lambda W, T: (W * T).sum(axis=1) / (T * T).sum(axis=1),
         lambda W, T: np.linalg.norm(T, axis=1) / np.linalg.norm(W, axis=1),

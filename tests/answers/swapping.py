@@ -11,9 +11,9 @@ def by_the_first(x, W, A, B, which):
 
 
 def last_for_none(x, W, A, B, which):
-    """−1 is an index too: the last adapter's."""
-    thin = np.einsum("bi,bri->br", x, A[which])
-    return x @ W.T + np.einsum("br,bor->bo", thin, B[which])
+    """−1 is an index too: that of the last adapter."""
+    hidden = np.einsum("bi,bri->br", x, A[which])
+    return x @ W.T + np.einsum("br,bor->bo", hidden, B[which])
 
 
 def in_order_of_groups(x, W, A, B, which):
@@ -50,13 +50,13 @@ def subtracted(W, change):
 
 def in_place(W, change):
     """Two names for one array."""
-    kept = W
+    before = W
     W += change
-    return W, kept
+    return W, before
 
 
-def a_and_b_apart(pairs, weights):
-    """The cross terms: B's and A's added up one by one."""
+def sums_of_factors(pairs, weights):
+    """The sum of the B's times the sum of the A's, cross terms included."""
     r = max(len(a) for _, a in pairs)
     B = sum(
         w * np.pad(b, ((0, 0), (0, r - len(b.T))))
@@ -74,8 +74,8 @@ def weighted_twice(pairs, weights):
 def first_columns(pairs, weights, k):
     """The first k of the columns side by side, which are not the best."""
     B, A = right.combined(pairs, weights)
-    more = max(k - len(A), 0)
-    return np.pad(B, ((0, 0), (0, more)))[:, :k], np.pad(A, ((0, more), (0, 0)))[:k]
+    missing = max(k - len(A), 0)
+    return np.pad(B, ((0, 0), (0, missing)))[:, :k], np.pad(A, ((0, missing), (0, 0)))[:k]
 
 
 def not_cut(pairs, weights, k):
@@ -95,6 +95,6 @@ ANSWERS = {
     ),
     "bf16": (right.bf16, cut, half_up, lambda x: np.float32(x)),
     "merge_and_back": (right.merge_and_back, subtracted, in_place, lambda W, c: (W, W)),
-    "combined": (right.combined, a_and_b_apart, weighted_twice),
+    "combined": (right.combined, sums_of_factors, weighted_twice),
     "best_of_rank": (right.best_of_rank, first_columns, not_cut, scaled_twice),
 }  # fmt: skip
