@@ -190,4 +190,5 @@ def plain(name):
     """HF's name of a trained tensor without what wrapping has put into it."""
     for part in WRAPPING:
         name = re.sub(part, "", name)
-    return re.sub(r"(lora_\w+)\.weight$", r"\1", name)
+    prefixes = {method.hf_prefix for method in mp.METHODS.values() if method.hf_prefix}
+    return re.sub(rf"((?:{'|'.join(prefixes)})\w+)\.weight$", r"\1", name)
