@@ -228,6 +228,7 @@ VIEWS = {np.broadcast_to, np.expand_dims, np.swapaxes}
 FUNCTIONS = {
     np.concatenate: joined,
     np.empty_like: new_like,
+    np.linalg.inv: new_like,
     np.linalg.norm: lambda a, axis: a.sum(axis),
     np.linalg.svd: svd,
     np.ones_like: new_like,
