@@ -60,6 +60,7 @@ def worth(formula):
     middle = formula.split(" = ")[-2]
     middle = re.sub(r"[a-z,]+", "", middle).replace("³", "**3").replace("·", "*")
     middle = re.sub(r"(?<=[\d)]) *\(", "*(", middle)
+    middle = middle.replace("−", "-").replace("/", "//")
     return eval(re.sub(r"\) *(?=\d)", ")*", middle))
 
 
