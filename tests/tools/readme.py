@@ -8,7 +8,6 @@ each stands on one page. What lies outside the markers is written by hand.
 """
 
 import ast
-import inspect
 import json
 import os
 import re
@@ -160,7 +159,7 @@ def methods():
                       "|---|---|---|---|--:|---|---|"]  # fmt: skip
         count = mp.attach(base, method(), name).count
         mp.detach(base, name)
-        file = Path(inspect.getsourcefile(method)).relative_to(ROOT)
+        file = method.__module__.replace(".", "/") + ".py"
         equation = method.equation.replace("|", "\\|")  # a bare bar would end the cell
         table.append(
             f"| `{name}` | [`{method.__name__}`](../{file}) | {method.place} | {equation} "
