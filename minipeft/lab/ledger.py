@@ -180,7 +180,7 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
 
 
 def check(policy, base_bits, recompute, **sizes):
-    """Raises ValueError for an unknown policy, bits other than 4 or 8, or a bad count or flag."""
+    """Raises ValueError for an unknown policy, other bits than 4 or 8, a bad count or flag."""
     check_flag(recompute=recompute)
     if policy not in (None, *POLICIES):
         raise ValueError(unknown("policy", policy, POLICIES))
