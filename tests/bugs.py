@@ -26,9 +26,8 @@ KEEPING = (
         "adapter.deltas[path[:-7]].change(), False) for path, p in base_parameters(model) "
         "if path[:-7] in adapter.deltas})\n"
         "tie(model)\ninstall(model, adapter)", 6, LORA, module="peft.merge"),
-    Bug("merge: writes before it looks", "check_merge(model, adapter, after)",
-        "swap(dict(model.named_modules()), after)\ncheck_merge(model, adapter, after)",
-        7, LORA, module="peft.merge"),
+    Bug("merge: does not look at the weights first",
+        "check_merge(model, adapter, after)", "pass", 7, LORA, module="peft.merge"),
     Bug("merge: forgets the last weight",
         "{path: Parameter(a, requires_grad=False) for path, a in arrays.items()}",
         "{path: Parameter(a, requires_grad=False) for path, a in list(arrays.items())[:-1]}",

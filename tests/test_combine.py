@@ -1,5 +1,6 @@
 """Many adapters on one model: choosing, combining, merging one below another."""
 
+import copy
 import itertools
 import sys
 import tracemalloc
@@ -29,12 +30,15 @@ def several(*methods, config=CONFIG):
 
 def change(base, name):
     """ΔW of every weight that an adapter changes, as merging makes it: {path: array}."""
-    receipt = mp.merge(base, name)
-    found = {
+    alone = copy.deepcopy(base)
+    for other in [*mp.adapters(alone)]:
+        if other != name:
+            mp.detach(alone, other)
+    mp.use(alone, name)
+    receipt = mp.merge(alone, name)
+    return {
         path: to_numpy(p.data - receipt.before[path].data) for path, p in receipt.after.items()
     }
-    mp.unmerge(receipt)
-    return found
 
 
 def logits(base, name, ids):
@@ -203,6 +207,7 @@ def test_a_combination_is_an_adapter_like_others(kind, tmp_path):
     fresh = model(CONFIG, precision="float32")
     mp.load_adapter(fresh, tmp_path)
     assert (to_numpy(fresh(ids).data) == combined).all()
+    mp.use(base, "both")
     mp.merge(base, both.name)
     assert np.allclose(logits(base, None, ids), combined, atol=1e-5)
 

@@ -319,7 +319,7 @@ PLANTED = [
     ("peft.merge", "swap(dict(model.named_modules()), receipt.before)", "pass"),
     (
         "peft.merge",
-        "install(model, adapter)\nuse(model, used)",
+        "install(model, adapter)\nuse(model, now)",
         "install(model, adapter)\nuse(model, adapter.name)",
     ),
     ("peft.attach", "swap(adapter.modules, adapter.originals)", "pass"),

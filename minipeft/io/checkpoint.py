@@ -17,6 +17,7 @@ from ..engine.backend import dtype, np, to_numpy, xp
 from ..errors import unknown
 from ..model.config import Config
 from ..model.quantize import QuantizedParameter, quantize_weights
+from ..model.transaction import all_or_nothing
 from ..model.transformer import Transformer
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
@@ -112,6 +113,7 @@ def save_adapter(model, name, folder):
     return Path(folder)
 
 
+@all_or_nothing
 def load_adapter(model, folder, name=None):
     """Attach the adapter in a folder and use it. Returns the Adapter.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..engine.backend import np, to_numpy, xp
 from ..errors import unknown
+from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
@@ -80,6 +81,7 @@ def export_adapter(model, name, folder):
     return Path(folder)
 
 
+@all_or_nothing
 def import_adapter(model, folder, name=None):
     """Attach an adapter that HF PEFT saved in a folder, and use it. Returns the Adapter.
 

@@ -30,6 +30,7 @@ from statistics import NormalDist, fmean
 from ..engine.backend import dtype, np, xp
 from ..errors import unknown
 from .layers import Linear, Parameter
+from .transaction import all_or_nothing
 
 
 def normal_levels():
@@ -193,6 +194,7 @@ class QuantizationReport:
     __repr__ = __str__
 
 
+@all_or_nothing
 def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
     """Quantise the weights of all Linear layers and freeze the model.
 
@@ -244,6 +246,7 @@ def quantize_weights(model, options_of):
     return quantized
 
 
+@all_or_nothing
 def dequantize(model):
     """Replace every quantised weight by its dequantised values, and make the model trainable.
 

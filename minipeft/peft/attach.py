@@ -9,19 +9,43 @@ import contextlib
 
 from ..engine.backend import dtype, np
 from ..model.layers import Parameter
+from ..model.transaction import all_or_nothing, changing, snapshot, undo
 from .base import Adapter, Method, adapters, base_parameters, find, in_use, precision
 
 
+@all_or_nothing
 def attach(model, method, name="default", rng=0):
     """Attaches a method to a model under a name, uses it, and freezes everything else.
 
-    Returns the Adapter. `rng`, a seed or a NumPy Generator, draws the initial values. Raises
-    ValueError, and changes nothing, for a name already taken, target modules that match
-    nothing, or a rank that does not fit.
+    Returns the Adapter. `rng`, a seed or a NumPy Generator, draws the initial values. An
+    Adapter that was detached from the model can be attached again, under its own name, in place
+    of a method. Raises ValueError, and changes nothing, for a name already taken, target
+    modules that match nothing, or a rank that does not fit.
     """
-    adapter = prepare(model, method, name, rng)
+    if isinstance(method, Adapter):
+        adapter = detached(model, method)
+    else:
+        adapter = prepare(model, method, name, rng)
     install(model, adapter)
-    use(model, name)
+    use(model, adapter.name)
+    return adapter
+
+
+def detached(model, adapter):
+    """Returns an Adapter that can be attached again; ValueError if it is not of this model."""
+    check_name(model, adapter.name)
+    modules = dict(model.named_modules())
+    base = {id(p) for _, p in base_parameters(model)}
+    if not adapter.modules or any(modules.get(k) is not m for k, m in adapter.modules.items()):
+        raise ValueError(
+            f"{adapter.name!r} was never attached to this model; save_adapter there, and "
+            "load_adapter here"
+        )
+    if any(id(p) not in base for p in adapter.made_for):
+        raise ValueError(
+            f"{adapter.name!r} was made for other weights than the model has now; unmerge what "
+            "was merged since"
+        )
     return adapter
 
 
@@ -51,7 +75,7 @@ def check_name(model, name):
 def install(model, adapter):
     """Puts a prepared adapter on the model and freezes the base, without using the adapter."""
     if not adapters(model):
-        model.trained_before = [p for _, p in base_parameters(model) if p.requires_grad]
+        model.trained_before = [path for path, p in base_parameters(model) if p.requires_grad]
     for _, p in base_parameters(model):
         p.requires_grad = False
     for p in adapter.parameters():
@@ -64,6 +88,7 @@ def install(model, adapter):
     adapters(model)[adapter.name] = adapter
 
 
+@all_or_nothing
 def detach(model, name="default"):
     """Takes an adapter off the model, as if it had never been there. Returns the Adapter.
 
@@ -76,9 +101,19 @@ def detach(model, name="default"):
         del adapter.modules[path].deltas[name]
     del adapters(model)[name]
     if not adapters(model):
-        for p in model.trained_before:
-            p.requires_grad = True
+        train_base(model)
     return adapter
+
+
+def train_base(model):
+    """Makes those base parameters trainable that were so before the first adapter came.
+
+    A head that merging untied from the token table trains if the table does.
+    """
+    trained = {*model.trained_before}
+    trained |= {"lm_head.weight"} if "wte.weight" in trained else set()
+    for path, p in base_parameters(model):
+        p.requires_grad = path in trained
 
 
 def others(model, name):
@@ -100,8 +135,22 @@ def use(model, names=None, *, rows=None):
     wanted = rows_by_name(names, rows)
     chosen = [(find(model, name), mask) for name, mask in wanted.items()]
     check_compatible(chosen)
-    for name in in_use(model):
-        adapter = adapters(model)[name]
+    before = [adapters(model)[name] for name in in_use(model)]
+    with changing(model):
+        touched = [*before, *(adapter for adapter, _ in chosen)]
+        owners = [model, *touched, *(m for a in touched for m in a.modules.values())]
+        noted = snapshot(owners, [p for a in touched for p in a.parameters()])
+        try:
+            switch(before, chosen)
+            model.adapters_in_use = wanted
+        except BaseException:
+            undo(noted)
+            raise
+
+
+def switch(before, chosen):
+    """Takes some adapters out of use, and puts others into use: pairs (Adapter, rows)."""
+    for adapter in before:
         swap(adapter.modules, adapter.originals)
         adapter.originals = {}
         for path in adapter.deltas:
@@ -114,7 +163,6 @@ def use(model, names=None, *, rows=None):
             adapter.modules[path].active.append((delta, mask))
         for p in adapter.parameters():
             p.requires_grad = True
-    model.adapters_in_use = wanted
 
 
 def rows_by_name(names, rows):
@@ -158,10 +206,22 @@ def swap(modules, parameters):
 
 @contextlib.contextmanager
 def disabled(model):
-    """Inside the block the model is its base, bit for bit."""
+    """Inside the block the model is its base, bit for bit.
+
+    Afterwards those adapters are in use again that were before, and that are still attached.
+    """
     before = in_use(model)
-    use(model, None)
-    try:
-        yield model
-    finally:
-        use(model, before)
+
+    def switch_back():
+        use(model, {name: rows for name, rows in before.items() if name in adapters(model)})
+
+    with changing(model):
+        try:
+            try:
+                use(model, None)
+                yield model
+            finally:
+                switch_back()
+        except BaseException:
+            switch_back()  # again, in case that Ctrl-C was pressed in the first
+            raise

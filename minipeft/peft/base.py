@@ -16,7 +16,15 @@ from .formula import Term
 
 
 class Delta(Module):
-    """One change at one site, which then computes delta(f, *args) in place of f(*args)."""
+    """One change at one site, which then computes delta(f, *args) in place of f(*args).
+
+    `adds` says whether it is f plus something that does not depend on f. Two such changes
+    commute. `made_for` lists the base parameters whose values it keeps, if any: it computes
+    what it should only while the base has these.
+    """
+
+    adds = False
+    made_for = ()
 
     def merged(self, site):
         """The site's parameters with this change added, {attribute: array}.
@@ -161,6 +169,12 @@ class Adapter:
             for name, array in delta.saved().items():
                 arrays.setdefault(id(array), (f"{path}.{name}", array))
         return dict(arrays.values()) | {path: p.data for path, p in self.copies.items()}
+
+    @property
+    def made_for(self):
+        """The base parameters that its changes are made for, and right on no others."""
+        lists = [delta.made_for for delta in self.deltas.values()]
+        return [p for made_for in lists for p in made_for if p is not None]
 
     @property
     def count(self):

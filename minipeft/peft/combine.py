@@ -24,6 +24,7 @@ from ..engine.backend import dtype, np, xp
 from ..errors import unknown
 from ..model.layers import Parameter
 from ..model.quantize import relative_error
+from ..model.transaction import all_or_nothing
 from .attach import check_name, install, prepare, use
 from .base import Adapter, base_parameters, find, precision
 from .merge import merged_parameters
@@ -50,6 +51,7 @@ class Combination(Adapter):
         )
 
 
+@all_or_nothing
 def combine(model, names, weights, kind="linear", name=None, *, rank=None, density=None, rng=0):
     """Combines several adapters into one, attaches and uses it. Returns the Combination.
 

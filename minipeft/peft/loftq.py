@@ -14,12 +14,14 @@ Linears are quantised as they are. The base must not be quantised before.
 from ..engine.backend import dtype, xp
 from ..errors import check_whole
 from ..model.quantize import QuantizedParameter, check_no_adapters, quantize
+from ..model.transaction import all_or_nothing
 from .attach import install, prepare, use
 from .base import precision
 from .methods.lora import LoRA, LoRADelta, leading
 from .targets import linears
 
 
+@all_or_nothing
 def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, double=True):
     """Quantises a model and attaches a LoRA that corrects part of the error.
 

@@ -6,7 +6,8 @@ from statistics import fmean
 from ..engine.backend import dtype, xp
 from ..model.layers import Module, Parameter, TiedHead
 from ..model.quantize import QuantizedParameter, relative_error
-from .attach import check_compatible, detach, disabled, install, swap, use
+from ..model.transaction import all_or_nothing
+from .attach import check_compatible, detach, disabled, install, swap, train_base, use
 from .base import Adapter, adapters, base_parameters, find, in_use, precision
 
 
@@ -20,6 +21,7 @@ class Receipt:
     after: dict  # {path: Parameter} that it put there
     used: dict  # what was in use
     lost: dict  # {path: share of the change lost to rounding}, for weights quantised again
+    bits: int  # `sum_of_bits` of the base after merging
 
     def __repr__(self):
         parts = [f"Receipt: {self.adapter.name!r} is merged into {len(self.after)} parameters"]
@@ -34,14 +36,19 @@ class Receipt:
         return "; ".join(parts)
 
 
+@all_or_nothing
 def merge(model, name="default", *, requantize=False):
     """Merges an adapter into the base's weights, so that it costs no time at inference.
 
     Returns a Receipt. The adapter leaves the model. The merged weights are new arrays, and the
     Receipt keeps the old ones, so `unmerge` restores every bit. A change of the head or of the
-    token table unties the two, and the model's Config then says so. Raises ValueError, and
-    changes nothing, if the method's change is not one of weights, or if a merged weight is not
-    finite.
+    token table unties the two, and the model's Config then says so. Merged weights train if
+    those before them did: all others are frozen while adapters are attached.
+
+    Raises ValueError, and changes nothing, if the method's change is not one of weights, if a
+    merged weight is not finite, or if the logits would change: for an adapter that is in use
+    for some rows of a batch only, one whose change comes after another that it does not commute
+    with, and one that changes weights which another was made for, as DoRA is.
 
     A quantised weight (see `quantize`) is unpacked, which loses nothing but the memory that it
     saved. With `requantize` it is packed again, which rounds away much of the change, because
@@ -50,12 +57,22 @@ def merge(model, name="default", *, requantize=False):
     adapter, used = find(model, name), in_use(model)
     after, lost = merged_parameters(model, adapter), {}
     check_merge(model, adapter, after)
+    check_order(model, adapter)
+    check_made_for(model, adapter, after)
     if requantize:
         after, lost = repacked(dict(base_parameters(model)), after)
     detach(model, name)
     before = swap(dict(model.named_modules()), after)
     tie(model)
-    return Receipt(model, adapter, before, after, used, lost)
+    if not adapters(model):
+        train_base(model)
+    return Receipt(model, adapter, before, after, used, lost, sum_of_bits(model))
+
+
+def sum_of_bits(model):
+    """The sum of the bits of every base parameter as whole numbers, which training changes."""
+    arrays = [a for _, p in base_parameters(model) for a in p.arrays.values()]
+    return sum(int(a.reshape(-1).view(f"u{a.itemsize}").sum(dtype="uint64")) for a in arrays)
 
 
 def tie(model):
@@ -127,27 +144,85 @@ def check_merge(model, adapter, after):
             )
 
 
+def check_order(model, adapter):
+    """Raises ValueError if merging would put an adapter's change into other rows or order.
+
+    What is merged applies to all rows of a batch, and before all that is attached.
+    """
+    name, used = adapter.name, in_use(model)
+    if used.get(name) is not None:
+        raise ValueError(
+            f"{name!r} is in use for some rows of a batch only, and merging would change all; "
+            f"use(model, {name!r}) first"
+        )
+    for path, delta in adapter.deltas.items():
+        changes = [d for d, _ in adapter.modules[path].active]
+        before = changes[: changes.index(delta)] if delta in changes else []
+        if before and not all(d.adds for d in (*before, delta)):
+            raise ValueError(
+                f"at {path} other adapters act before {name!r}, and merging would reverse "
+                f"that; use(model, [{name!r}, …]) with it first, or merge them first"
+            )
+
+
+def check_made_for(model, adapter, changed):
+    """Raises ValueError if another adapter was made for a base parameter that changes.
+
+    changed: the paths of those that change.
+    """
+    old = {path: p for path, p in base_parameters(model) if path in changed}
+    for other in adapters(model).values():
+        for path, p in old.items():
+            if other is not adapter and any(p is q for q in other.made_for):
+                raise ValueError(
+                    f"{other.name!r} ({other.method}) was made for {path} as it is; detach "
+                    f"{other.name!r} before it changes"
+                )
+
+
 def unmerge(receipt):
     """Undoes a merge: every weight gets back its bits, and the adapter is attached as before.
 
-    Raises ValueError, and changes nothing, if a later merge has to be undone first, or if the
-    adapter cannot be used together with those in use now.
+    If it was in use, it is in use again, as the innermost. Raises ValueError, and changes
+    nothing, if that was done already, if a later merge has to be undone first, if the base was
+    trained since, or if the adapter cannot be used together with those in use now.
     """
-    model, adapter = receipt.model, receipt.adapter
-    now = dict(base_parameters(model))
-    for path, p in receipt.after.items():
-        if now.get(path) is not p:
-            raise ValueError(
-                f"{path} was changed since {adapter.name!r} was merged; "
-                "undo the later merge first"
-            )
-    if adapter.name in adapters(model):
-        raise ValueError(f"another {adapter.name!r} was attached since; detach it first")
-    name, there = adapter.name, adapters(model) | {adapter.name: adapter}
-    used = in_use(model) | {key: rows for key, rows in receipt.used.items() if key == name}
-    check_compatible([(there[key], rows) for key, rows in used.items()])
+    return undo_merge(receipt.model, receipt)
+
+
+@all_or_nothing
+def undo_merge(model, receipt):
+    """`unmerge`, whose model is the first argument."""
+    adapter, name = receipt.adapter, receipt.adapter.name
+    check_unmerge(model, receipt)
+    now, order = in_use(model), list(receipt.used)
+    if name in order:
+        now = {name: None} | now
+        now = {key: now[key] for key in order} if now.keys() == set(order) else now
+    there = adapters(model) | {name: adapter}
+    check_compatible([(there[key], rows) for key, rows in now.items()])
     use(model, None)
     swap(dict(model.named_modules()), receipt.before)
     tie(model)
     install(model, adapter)
-    use(model, used)
+    use(model, now)
+
+
+def check_unmerge(model, receipt):
+    """Raises ValueError if a merge cannot be undone now."""
+    name, now = receipt.adapter.name, dict(base_parameters(model))
+    if adapters(model).get(name) is receipt.adapter:
+        raise ValueError(f"{name!r} was unmerged already; it is attached")
+    for path, p in receipt.after.items():
+        if now.get(path) is not p:
+            raise ValueError(
+                f"{path} was changed since {name!r} was merged; undo the later merge first"
+            )
+    if sum_of_bits(model) != receipt.bits:
+        raise ValueError(
+            f"the base was changed since {name!r} was merged, and would be neither what it is "
+            "nor what it was; attach a method before training, or keep it merged"
+        )
+    if name in adapters(model):
+        raise ValueError(f"another {name!r} was attached since; detach it first")
+    check_made_for(model, receipt.adapter, receipt.after)

@@ -19,11 +19,11 @@ def equation(method, a, w):
 SQUARE = mp.DoRA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
     Bug("DoRA: norms of columns, not of rows",
-        "xp.linalg.norm(self.base[0].data + self.change(), axis=1)",
-        "xp.linalg.norm(self.base[0].data + self.change(), axis=0)", 13, SQUARE),
+        "xp.linalg.norm(self.made_for[0].data + self.change(), axis=1)",
+        "xp.linalg.norm(self.made_for[0].data + self.change(), axis=0)", 13, SQUARE),
     Bug("DoRA: norm of W alone, not of W + B A",
-        "xp.linalg.norm(self.base[0].data + self.change(), axis=1)",
-        "xp.linalg.norm(self.base[0].data, axis=1)", 13, SQUARE),
+        "xp.linalg.norm(self.made_for[0].data + self.change(), axis=1)",
+        "xp.linalg.norm(self.made_for[0].data, axis=1)", 13, SQUARE),
     Bug("DoRA: the bias stretched too", "y if bias is None else y - bias", "y",
         5, SQUARE, GPT2),
 )  # fmt: skip

@@ -126,6 +126,8 @@ class AdaLoRA(Targeted):
 class AdaLoRADelta(Delta):
     """One change: f(x) + (α / r) P Λ Q x, (…, in) -> (…, out)."""
 
+    adds = True
+
     def __init__(self, layer, method, rng):
         (n_out, n_in), r = shape(layer), method.init_r
         self.lora_A = Parameter(0.02 * rng.standard_normal((r, n_in)))  # Q

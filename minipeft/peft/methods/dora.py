@@ -41,26 +41,28 @@ class DoRA(LoRA):
 class DoRADelta(LoRADelta):
     """One change of direction and magnitude, (…, in) -> (…, out)."""
 
+    adds = False
+
     def __init__(self, layer, method, rng):
         super().__init__(layer, method, rng)
         # W and b as they are now, in a tuple as they are no part of this change
-        self.base = weight(layer), getattr(layer, "bias", None)
+        self.made_for = weight(layer), getattr(layer, "bias", None)
         self.lora_magnitude_vector = Parameter(self.norm())
 
     def norm(self):
         """‖V‖ (out,), an array; a row of zeros, which no m can stretch, gets a tiny norm."""
-        norm = xp.linalg.norm(self.base[0].data + self.change(), axis=1)
+        norm = xp.linalg.norm(self.made_for[0].data + self.change(), axis=1)
         return xp.maximum(norm, float(xp.finfo(norm.dtype).tiny))
 
     def __call__(self, f, x):
-        y, (_, bias) = f(x), self.base
+        y, (_, bias) = f(x), self.made_for
         scale = self.lora_magnitude_vector / self.norm()  # 1 at the start
         low = linear(linear(self.dropout(x), self.lora_A) * self.scaling, self.lora_B)
         # = scale ∘ (y − b + low) + b, written so that a scale of 1 leaves every bit of y
         return y + (y if bias is None else y - bias) * (scale - 1.0) + low * scale
 
     def merged(self, layer):
-        scale, (_, bias) = self.lora_magnitude_vector.data / self.norm(), self.base
+        scale, (_, bias) = self.lora_magnitude_vector.data / self.norm(), self.made_for
         merged = {"weight": scale[:, None] * (weight(layer).data + self.change())}
         if bias is None:
             return merged

@@ -54,6 +54,8 @@ class LoHa(Targeted):
 class LoHaDelta(Delta):
     """One change: f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x, (…, in) -> (…, out)."""
 
+    adds = True
+
     def __init__(self, layer, method, rng):
         (n_out, n_in), r = shape(layer), method.r
         self.hada_w1_a = Parameter(kaiming_uniform(rng, n_out, r))  # B₁

@@ -79,6 +79,8 @@ class LoKr(Targeted):
 class LoKrDelta(Delta):
     """One change: f(x) + (α / r) (W₁ ⊗ W₂) x, (…, in) -> (…, out)."""
 
+    adds = True
+
     def __init__(self, layer, method, rng):
         (one, one_is_thin), (two, two_is_thin) = method.sizes(*shape(layer))
         r, self.scaling = method.r, method.alpha / method.r

@@ -73,6 +73,8 @@ class LoRA(Targeted):
 class LoRADelta(Delta):
     """One low-rank change: f(x) + (α / r) B A x, (…, in) -> (…, out)."""
 
+    adds = True
+
     def __init__(self, layer, method, rng):
         n_out, n_in = shape(layer)
         self.lora_A = Parameter(kaiming_uniform(rng, method.r, n_in))
@@ -94,6 +96,8 @@ class LoRADelta(Delta):
 
 class LoRAEmbeddingDelta(Delta):
     """One low-rank change of the token table: f(t) + (α / r) B A[:, t], (B, T) -> (B, T, D)."""
+
+    adds = True
 
     def __init__(self, layer, method, rng):
         n_out, n_in = shape(layer)

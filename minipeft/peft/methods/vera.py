@@ -67,6 +67,8 @@ class VeRA(Targeted):
 class VeRADelta(Delta):
     """One change: f(x) + b ∘ B (d ∘ A x), (…, in) -> (…, out)."""
 
+    adds = True
+
     def __init__(self, layer, method, a, b):
         n_out, n_in = shape(layer)
         self.a, self.b = a[:, :n_in], b[:n_out]  # views of the shared matrices
