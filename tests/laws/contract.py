@@ -5,10 +5,10 @@ can be run by hypothesis on the real code, and by hand on a planted bug. Trained
 made random first, for at their neutral start most laws would hold of anything.
 """
 
-from laws import computing, keeping
+from laws import computing, keeping, several
 
 LAWS = {
     int(name[4:6]): law
-    for name, law in sorted((vars(keeping) | vars(computing)).items())
+    for name, law in sorted((vars(keeping) | vars(computing) | vars(several)).items())
     if name.startswith("law_")
 }

@@ -1,0 +1,20 @@
+"""Every ordered pair of methods in use together: nothing done to one changes the other."""
+
+import pytest
+
+import minipeft as mp
+from laws.case import Case
+from laws.several import check_pair
+
+# wide enough for the defaults of every method
+SIZES = dict(vocab=11, context=40, width=32, layers=1, heads=4, kv_heads=2, ffn=24)
+CONFIG = mp.Config.gpt2(**SIZES)
+
+
+@pytest.mark.parametrize("first", mp.METHODS)
+def test_two_methods_leave_each_other_right(first):
+    for second in mp.METHODS:
+        try:
+            check_pair(Case(CONFIG, mp.METHODS[first]()), mp.METHODS[second]())
+        except AssertionError as complaint:
+            raise AssertionError(f"{first} below {second}: {complaint}") from None
