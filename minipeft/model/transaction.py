@@ -18,9 +18,8 @@ import threading
 import weakref
 from contextvars import ContextVar
 
-_users = weakref.WeakKeyDictionary()  # {model: {user: [whether it changes the model, …]}}
-_lock = threading.Lock()
-_user = ContextVar("user", default=None)  # a thread, and those that compute for it
+_uses = weakref.WeakKeyDictionary()  # {model: each Use of it now}
+_user = ContextVar("user", default=None)  # a thread, also for those that compute for it
 
 
 def all_or_nothing(operation):
@@ -101,23 +100,26 @@ def changing(model):
 @contextlib.contextmanager
 def using(model, changes):
     """Inside the block this thread uses a model: see `computing` and `changing`."""
-    user = _user.get() or threading.get_ident()
-    with _lock:
-        users = _users.setdefault(model, {})
-        others = [c for other, uses in users.items() if other != user for c in uses]
+    use = Use(_user.get() or threading.get_ident(), changes)
+    uses = _uses.setdefault(model, weakref.WeakSet())
+    token = _user.set(use.user)
+    try:
+        uses.add(use)  # and then look: of two that begin at once, one at least sees the other
+        others = [other.changes for other in uses if other.user != use.user]
         if any(others) or (changes and others):
             does = "changes or trains" if any(others) else "computes with"
             raise RuntimeError(
                 f"another thread {does} this model; wait for it, or give each thread a "
                 "copy.deepcopy(model)"
             )
-        users.setdefault(user, []).append(changes)
-    token = _user.set(user)
-    try:
         yield
     finally:
         _user.reset(token)
-        with _lock:
-            users[user].pop()
-            if not users[user]:
-                del users[user]
+        uses.discard(use)
+
+
+class Use:
+    """That a thread uses a model, and whether it changes it. It ends when this is deleted."""
+
+    def __init__(self, user, changes):
+        self.user, self.changes = user, changes
