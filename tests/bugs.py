@@ -79,7 +79,7 @@ MODEL = (
         "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=1)",
         12, LORA, module="model.kv_cache"),
     Bug("padding: visible to attention",
-        "~is_token[:, None, :] * MASKED", "~is_token[:, None, :] * 0.0",
+        "np.where(is_token[:, None, :], 0.0, MASKED)", "np.where(is_token[:, None, :], 0.0, 0.0)",
         11, LORA, module="model.kv_cache"),
     Bug("padding: counted in positions",
         "positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)",
@@ -95,7 +95,7 @@ MODEL = (
     Bug("SiLU: σ missing in its slope", "slope[part] += s", "pass",
         4, HOUSLBY, module="engine.functional"),
     Bug("engine: gradients of an operand used twice overwrite each other",
-        "pending[source] = pending[source] + dx", "pending[source] = dx",
+        "arrived[source] = arrived[source] + dx", "arrived[source] = dx",
         4, HOUSLBY, module="engine.tensor"),
     Bug("engine: a frozen parameter stays on the tape",
         "self.node = Node(self.data.shape) if train else None",
@@ -122,7 +122,7 @@ TRAINING = (
         "1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0",
         "1.0 - lr * p.rate * self.weight_decay if True else 1.0",
         16, HOUSLBY, module="engine.optimizer"),
-    Bug("AdamW: no bias correction", "rate = lr / (1.0 - b1**self.steps)", "rate = lr",
+    Bug("AdamW: no bias correction", "rate = lr / (1.0 - b1**t)", "rate = lr",
         16, LORA, module="engine.optimizer"),
 )  # fmt: skip
 

@@ -80,8 +80,15 @@ def chunks(a, width=None):
 
 
 def array(values, dtype=None):
-    """Returns the values copied to the device, as floats of the default dtype or as `dtype`."""
-    return _constructor.get()(values, dtype=default_dtype() if dtype is None else dtype)
+    """Returns the values copied to the device, as floats of the default dtype or as `dtype`.
+
+    Raises ValueError for what is no number, and for rows of unequal lengths.
+    """
+    try:
+        return _constructor.get()(values, dtype=default_dtype() if dtype is None else dtype)
+    except (TypeError, ValueError):
+        text = "an array is made of numbers, in rows of equal lengths"
+        raise ValueError(f"{text}; got {values!r:.60}") from None
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ gradient of the weight is never computed, and below the first trainable paramete
 tape at all. This is where parameter-efficient fine-tuning saves memory and time.
 
 A node does not hold its array, so an array that no vjp refers to is freed at once. Nodes are
-numbered as they are created, which is a topological order: backward needs no recursion.
+numbered as they are created, which is a topological order: backward needs no recursion. A leaf
+gets a new number whenever its `data` is assigned. So if it has a larger number than an operation
+that read it, it was written since, and backward refuses to compute a wrong gradient.
 Only first derivatives exist, as a gradient is a plain array and not a Tensor.
 """
 
@@ -28,7 +30,7 @@ import heapq
 import itertools
 from contextvars import ContextVar
 
-from .backend import xp
+from .backend import array, np, to_numpy, xp
 
 _recording = ContextVar("recording", default=True)
 _numbers = itertools.count()
@@ -45,19 +47,41 @@ class Node:
         self.edges = edges  # (operand's node, vjp) pairs; () at a leaf; None once used
         self.grad = None
 
+    def __setstate__(self, state):
+        """Fill a copy or an unpickled node, numbered here: other processes count differently."""
+        for name, part in state[1].items():
+            setattr(self, name, part)
+        self.number = next(_numbers)
+
 
 class Tensor:
     """An array and, if a gradient has to pass through it, its node on the tape.
 
-    Its arithmetic (+ - * / @, indexing, sum, reshape, …) is defined in `ops`.
+    An array stays as it is; a number, or a list of numbers, becomes an array of the default
+    dtype. The arithmetic (+ - * / ** @, indexing, sum, reshape, …) is defined in `ops`.
     """
 
-    __slots__ = ("data", "node")
+    __slots__ = ("_data", "node")
     __array_ufunc__ = None  # in `array + tensor`, NumPy leaves the sum to Tensor
 
     def __init__(self, data, requires_grad=False, node=None):
-        self.data = data
-        self.node = Node(data.shape) if requires_grad else node
+        self._data = data if hasattr(data, "shape") else array(data)
+        self.node = Node(self._data.shape) if requires_grad else node
+
+    @property
+    def data(self):
+        """The array. After an assignment to it (`w.data = a`, `w.data -= a`) or a step of AdamW,
+        `backward` of what was computed before raises RuntimeError.
+
+        NumPy tells nobody of writes into an array, `w.data[...] = a`: those go unnoticed.
+        """
+        return self._data
+
+    @data.setter
+    def data(self, a):
+        self._data = a
+        if self.node is not None and self.node.edges == ():
+            self.node.number = next(_numbers)
 
     @property
     def grad(self):
@@ -102,6 +126,11 @@ class Tensor:
     def __len__(self):
         return len(self.data)
 
+    def __array__(self, dtype=None, copy=None):
+        """Its values for NumPy, on the host; no gradient passes through them."""
+        a = to_numpy(self.data)
+        return np.array(a, dtype) if copy else np.asarray(a, dtype)
+
     def item(self):
         """Returns the value of a one-element tensor as a Python float, copied to the host."""
         return float(self.data)
@@ -115,8 +144,28 @@ class Tensor:
 
 
 def value(x):
-    """Returns the array of a Tensor; an array or a Python number, a constant, as it is."""
-    return x.data if isinstance(x, Tensor) else x
+    """Returns the array of a Tensor; a constant, an array or a number, as it is.
+
+    A list becomes an array of the default dtype.
+    """
+    if isinstance(x, Tensor):
+        return x.data
+    return array(x) if isinstance(x, (list, tuple)) else x
+
+
+def values(x, y):
+    """Returns the values of two operands; beside a Tensor, a number of NumPy is one of Python.
+
+    For a float64 of NumPy, such as np.sqrt(8), would turn the result from float32 into float64.
+    """
+    if isinstance(x, Tensor) == isinstance(y, Tensor):
+        return value(x), value(y)
+    return (x.data, number(value(y))) if isinstance(x, Tensor) else (number(value(x)), y.data)
+
+
+def number(a):
+    """Returns a NumPy array without axes as a Python number, and all else as it is."""
+    return a.item() if isinstance(a, (np.generic, np.ndarray)) and a.ndim == 0 else a
 
 
 def needs_gradient(*operands):
@@ -173,18 +222,28 @@ def backward(loss):
 
 
 def add_to_leaves(leaf_gradients):
-    """Add {leaf node: gradient} to the `.grad` of each leaf."""
+    """Add {leaf node: gradient} to the `.grad` of each leaf, an array with memory of its own.
+
+    A gradient may be a view, or that of two leaves: then it is copied.
+    """
+    taken = set()
     for leaf, g in leaf_gradients.items():
-        leaf.grad = g if leaf.grad is None else leaf.grad + g
+        if leaf.grad is not None:
+            g = leaf.grad + g
+        own = isinstance(g, xp.ndarray) and g.base is None and id(g) not in taken
+        leaf.grad = g if own else xp.array(g)
+        taken.add(id(g))
 
 
+@np.errstate(under="ignore")
 def gradients(loss, g=None):
     """Returns {leaf node: d loss / d leaf} for every leaf that the scalar `loss` depends on.
 
     With g, an array of the shape of `loss`, it returns the vjp Σ g · d loss / d leaf instead,
     and `loss` need not be a scalar. The tape is used up: its saved tensors are freed meanwhile.
     Raises ValueError if the loss is not a scalar (reduce it first) or depends on nothing that
-    requires a gradient, and RuntimeError if its tape was already used (compute it again).
+    requires a gradient, and RuntimeError if its tape was already used, or if a leaf was written
+    after the loss was computed (then compute the loss again).
     """
     if g is None and loss.data.size != 1:
         text = f"backward starts from a scalar, but the loss has shape {loss.shape}"
@@ -192,26 +251,28 @@ def gradients(loss, g=None):
     if loss.node is None:
         text = "the loss depends on nothing that requires a gradient"
         raise ValueError(f"{text}; attach a method or set requires_grad before computing it")
-    leaf_gradients, pending = {}, {loss.node: xp.ones_like(loss.data) if g is None else g}
-    heap = [(-loss.node.number, loss.node)]
+    arrived, heap = {loss.node: xp.ones_like(loss.data) if g is None else g}, []
+    if loss.node.edges != ():
+        heap.append((-loss.node.number, loss.node))
     while heap:  # the youngest node first: every node that used it has been visited
         node = heapq.heappop(heap)[1]
-        g = pending.pop(node)
+        g = arrived.pop(node)
         if node.edges is None:
             raise RuntimeError("this tape was already used; compute the loss again")
-        if not node.edges:
-            leaf_gradients[node] = g
-            continue
         edges, node.edges = node.edges, None
         while edges:
             source, vjp = edges.pop()
+            if source.number > node.number:
+                text = "a weight was written after the loss was computed from it"
+                raise RuntimeError(f"{text}; call backward first, or compute the loss again")
             dx = unbroadcast(vjp(g), source.shape)
-            if source in pending:
-                pending[source] = pending[source] + dx
-            else:
-                pending[source] = dx
+            if source in arrived:
+                arrived[source] = arrived[source] + dx
+                continue
+            arrived[source] = dx
+            if source.edges != ():  # a leaf stays where its gradients arrive
                 heapq.heappush(heap, (-source.number, source))
-    return leaf_gradients
+    return arrived
 
 
 def unbroadcast(g, shape):

@@ -150,11 +150,13 @@ class Transformer(Module):
         """Returns the logits (B, T, V); arguments and errors are those of `hidden_states`."""
         return self.read(ids, cache, attention_mask)[0]
 
+    @np.errstate(under="ignore")  # too small a product is 0
     def read(self, ids, cache=None, attention_mask=None):
         """Returns (logits (B, T, V), the cache to go on from), as `hidden_states` does."""
         x, cache = self.hidden_states(ids, cache, attention_mask)
         return self.lm_head(x), cache
 
+    @np.errstate(under="ignore")
     def hidden_states(self, ids, cache=None, attention_mask=None):
         """Returns (the head's input (B, T, D), cache) for token ids (B, T) behind the cache.
 
