@@ -53,7 +53,7 @@ KEEPING = (
         "for name, a in [pair for pair in state.items() if pair[0][1] != '/']:\n"
         "    a[...] = xp.asarray(arrays[name])", 8, LORA, module="train.fit"),
     Bug("resume: counts the steps anew",
-        "for optimizer in self.optimizers:\n    optimizer.steps = steps", "pass",
+        "optimizer.steps, optimizer.skipped = steps, skipped", "pass",
         8, LORA, module="train.fit"),
     Bug("rows of a batch: chosen and others mixed up",
         "where(chosen, with_delta, without)", "where(chosen, without, with_delta)",
@@ -79,7 +79,8 @@ MODEL = (
         "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=1)",
         12, LORA, module="model.kv_cache"),
     Bug("padding: visible to attention",
-        "np.where(is_token[:, None, :], 0.0, MASKED)", "np.where(is_token[:, None, :], 0.0, 0.0)",
+        "np.where(is_token[:, None, :], 0.0, MASKED)",
+        "np.where(is_token[:, None, :], 0.0, 0.0)",
         11, LORA, module="model.kv_cache"),
     Bug("padding: counted in positions",
         "positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)",

@@ -171,7 +171,7 @@ def _mean_product(a, b):
 def softmax(x, mask=None):
     """p = exp(x + mask) / Σ exp(x + mask) over the last axis; dx = p · (g − Σ g p).
 
-    The mask, if given, is 0 where x counts and −∞ where it does not. Where nothing counts, p = 0.
+    The mask, if given, is 0 where x counts and −∞ where it does not. If nothing counts, p = 0.
     """
     p = _softmax_in_place(value(x) + (0.0 if mask is None else mask))
 

@@ -8,7 +8,7 @@ Factors are Python floats: in NumPy a scalar of float64 turns float32 into float
 
 import itertools
 
-from .backend import np, xp
+from .backend import xp
 from .tensor import Tensor, number, record, value, values
 
 
@@ -108,9 +108,9 @@ def matmul(x, y):
     Raises ValueError for an operand with fewer than two axes: reshape it first.
     """
     a, b = value(x), value(y)
-    if np.ndim(a) < 2 or np.ndim(b) < 2:
-        shapes = f"{np.shape(a)} @ {np.shape(b)}"
-        raise ValueError(f"matmul needs matrices, got {shapes}; reshape first")
+    shapes = [getattr(factor, "shape", ()) for factor in (a, b)]
+    if min(map(len, shapes)) < 2:
+        raise ValueError(f"matmul needs matrices, got {shapes[0]} @ {shapes[1]}; reshape first")
     return record(
         a @ b,
         (x, lambda g: g @ xp.swapaxes(b, -1, -2)),

@@ -20,8 +20,8 @@ tape at all. This is where parameter-efficient fine-tuning saves memory and time
 
 A node does not hold its array, so an array that no vjp refers to is freed at once. Nodes are
 numbered as they are created, which is a topological order: backward needs no recursion. A leaf
-gets a new number whenever its `data` is assigned. So if it has a larger number than an operation
-that read it, it was written since, and backward refuses to compute a wrong gradient.
+gets a new number whenever its `data` is assigned. So if its number is larger than that of an
+operation that read it, it was written since, and backward refuses to give a wrong gradient.
 Only first derivatives exist, as a gradient is a plain array and not a Tensor.
 """
 
@@ -48,7 +48,7 @@ class Node:
         self.grad = None
 
     def __setstate__(self, state):
-        """Fill a copy or an unpickled node, numbered here: other processes count differently."""
+        """Fill a copy or an unpickled node. It is numbered here: each process counts anew."""
         for name, part in state[1].items():
             setattr(self, name, part)
         self.number = next(_numbers)
@@ -70,10 +70,10 @@ class Tensor:
 
     @property
     def data(self):
-        """The array. After an assignment to it (`w.data = a`, `w.data -= a`) or a step of AdamW,
-        `backward` of what was computed before raises RuntimeError.
+        """The array. `backward` of a loss that was computed before a leaf's data was assigned
+        (`w.data = a`, `w.data -= a`), or before a step of AdamW, raises RuntimeError.
 
-        NumPy tells nobody of writes into an array, `w.data[...] = a`: those go unnoticed.
+        NumPy tells nobody of writes into an array, `w.data[...] = a`: these go unnoticed.
         """
         return self._data
 

@@ -8,6 +8,7 @@ object, is put back.
 import contextlib
 
 from ..engine.backend import dtype, np
+from ..errors import to_python
 from ..model.layers import Parameter
 from .base import Adapter, Method, adapters, base_parameters, find, in_use, precision
 
@@ -119,12 +120,16 @@ def use(model, names=None, *, rows=None):
 
 def rows_by_name(names, rows):
     """The arguments of `use` as {adapter's name: mask of rows (B,), or None for all rows}."""
+    if rows is not None and names is not None:
+        raise ValueError(f"use takes names, or a name for each of the rows, got {names!r} too")
     if rows is not None:
+        rows = to_python(rows)
         chosen = dict.fromkeys(name for name in rows if name is not None)
         return {name: np.array([row == name for row in rows]) for name in chosen}
     if isinstance(names, dict):
         return names
-    return dict.fromkeys([names] if isinstance(names, str) else names or [])
+    names = () if names is None else to_python(names)
+    return dict.fromkeys(names if isinstance(names, tuple) else [names])
 
 
 def check_compatible(chosen):
