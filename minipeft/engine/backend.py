@@ -57,9 +57,10 @@ def dtype(name):
 
     Raises ValueError for anything but "float32" and "float64".
     """
-    if str(name) not in ("float32", "float64"):
+    name = getattr(name, "__name__", str(name))  # np.float32 too
+    if name not in ("float32", "float64"):
         raise ValueError(f"dtype {name!r} is not supported; use 'float32' or 'float64'")
-    token = _precision.set(str(name))
+    token = _precision.set(name)
     try:
         yield
     finally:

@@ -144,23 +144,20 @@ class Tensor:
 
 
 def value(x):
-    """Returns the array of a Tensor; a constant, an array or a number, as it is.
-
-    A list becomes an array of the default dtype.
-    """
+    """Returns the array of a Tensor, or of a list of numbers; other constants as they are."""
     if isinstance(x, Tensor):
         return x.data
     return array(x) if isinstance(x, (list, tuple)) else x
 
 
 def values(x, y):
-    """Returns the values of two operands; beside a Tensor, a number of NumPy is one of Python.
+    """Returns the values of two operands; beside a Tensor, a NumPy number is one of Python.
 
-    For a float64 of NumPy, such as np.sqrt(8), would turn the result from float32 into float64.
+    For one such as np.sqrt(8), a float64, would turn a result of float32 into float64.
     """
-    if isinstance(x, Tensor) == isinstance(y, Tensor):
-        return value(x), value(y)
-    return (x.data, number(value(y))) if isinstance(x, Tensor) else (number(value(x)), y.data)
+    a = number(value(x)) if isinstance(y, Tensor) and not isinstance(x, Tensor) else value(x)
+    b = number(value(y)) if isinstance(x, Tensor) and not isinstance(y, Tensor) else value(y)
+    return a, b
 
 
 def number(a):

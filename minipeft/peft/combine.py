@@ -21,7 +21,7 @@ import copy
 import math
 
 from ..engine.backend import dtype, np, xp
-from ..errors import unknown
+from ..errors import to_python, unknown
 from ..model.layers import Parameter
 from ..model.quantize import relative_error
 from .attach import check_name, install, prepare, use
@@ -58,6 +58,7 @@ def combine(model, names, weights, kind="linear", name=None, *, rank=None, densi
     Raises ValueError, and changes nothing, if an adapter changes more than Linear weights, as a
     prefix does; such an adapter can only be copied, that is combined alone with weight 1.
     """
+    names, weights, rank, density = map(to_python, (names, weights, rank, density))
     weights = check(names, weights, kind, rank, density)
     name = "+".join(names) if name is None else name
     check_name(model, name)

@@ -50,20 +50,16 @@ class Examples:
 
         It may be no label. One run has at least two: a single token may mark the beginning.
         """
-        if self.ids.shape[1] < 2:
-            return False
-        first = self.ids[self.ids[:, 0] == self.ids[:, 1], 0]
-        if not first.size:
-            return False
-        same = self.ids == first[0]
+        token = self.ids[(self.ids[:, :1] == self.ids[:, 1:2]).all(axis=1), 0][:1]
+        same = np.isin(self.ids, token)
         run = np.logical_and.accumulate(same, axis=1)
-        lengths = run.sum(axis=1)
-        alone = (same == run).all() and not (self.labels == first[0]).any()
-        unlabelled = (self.labels[run] == IGNORE).all()
-        return bool(alone and unlabelled and lengths.min() < lengths.max() < run.shape[1])
+        learnt = np.isin(self.labels, token) | (run & (self.labels != IGNORE))
+        lengths, T = run.sum(axis=1), run.shape[1]
+        unequal = lengths.min() < lengths.max() < T
+        return bool(unequal and (same == run).all() and not learnt.any())
 
     def not_moved(self):
-        """Returns whether every label is the id at its own place, and some is not the next id."""
+        """Returns whether every label is the id at its place, and some is not the next id."""
         labelled = self.labels != IGNORE
         within = labelled[:, :-1] & labelled[:, 1:]  # where the next id is a token of the text
         moved = (self.labels[:, :-1] == self.ids[:, 1:])[within].all()

@@ -214,7 +214,7 @@ class Run:
             p.data[...] = self.last_good[path]
 
     def check_weights(self):
-        """Raises FloatingPointError if a weight is not finite; the last good ones are restored."""
+        """Raises FloatingPointError, and restores the last good weights, unless all are finite."""
         if not all(to_list([xp.isfinite(p.data).all() for p in self.parameters])):
             self.restore()
             raise FloatingPointError(

@@ -17,9 +17,9 @@ Every deltaT updates, only the b(t) best triplets of the whole model keep their 
     b(t) = (target_r + (init_r − target_r) (1 − τ)³) N                τ from 0 to 1
     b(t) = target_r N, those chosen at its start                      the last tfinal updates
 
-for N targets. `fit` does all that, and notes the ranks after each update in the History. The next
-`fit` of the adapter begins with the triplets that are left: one whose λ is zero gets P and Q of
-zero too, and with them zero gradients, so it cannot come back.
+for N targets. `fit` does all that, and notes the ranks after each update in the History. The
+next `fit` begins with the triplets that are left: P and Q of the others are set to zero, so
+that their gradients are zero too and they stay away.
 
 Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and initialisation are those
 of HF PEFT, which divides by r + 10⁻⁵ and does not square the norms.
