@@ -13,8 +13,8 @@ KEEPING = (
         "for _, p in base_parameters(model):\n    p.requires_grad = False",
         "for _, p in base_parameters(model):\n    pass", 10, LORA, module="peft.attach"),
     Bug("attach: two adapters share their state",
-        "deltas = method.make_deltas(model, np.random.default_rng(rng))",
-        "new = method.make_deltas(model, np.random.default_rng(rng))\n"
+        "deltas = method.make_deltas(model, np.random.default_rng(to_python(rng)))",
+        "new = method.make_deltas(model, np.random.default_rng(to_python(rng)))\n"
         "deltas = next((a.deltas for a in adapters(model).values()), new)",
         9, LORA, module="peft.attach"),
     Bug("detach: the change stays at its sites",

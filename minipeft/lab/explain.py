@@ -110,7 +110,7 @@ def explain(model, method):
     """
     if not isinstance(model, Module) or not isinstance(method, Method):
         text = "explain takes a model, such as load_base(), and a method such as LoRA(r=8)"
-        raise TypeError(f"{text}; got {model!r} and {method!r}")
+        raise TypeError(f"{text}; got a {type(model).__name__} and {method!r}")
     rows, refused = [], ""
     with disabled(model), dtype(precision(model)):
         matching, unmatched = drop_unmatched_names(model, method)

@@ -33,7 +33,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..engine.tensor import value
-from ..errors import check_flag, check_whole, to_python, unknown
+from ..errors import check_flag, check_whole, unknown
 from ..io.files import check_writable, write_json
 from ..model.config import Config
 from ..model.quantize import QuantizedParameter
@@ -157,7 +157,7 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     """
     batch, accumulate = check_whole(1, batch=batch, accumulate=accumulate)
     seq = seq if seq is None else check_whole(1, seq=seq)[0]
-    base_bits = to_python(base_bits)
+    base_bits = base_bits if base_bits is None else check_whole(1, base_bits=base_bits)[0]
     check(policy, base_bits, recompute)
     net = prepared(model, method, PACKED.get(base_bits))
     if seq is None:

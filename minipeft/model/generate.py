@@ -25,7 +25,7 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     max_new, temperature, top_k, stop = map(to_python, options)
     prompts = check_prompts(prompts, model.config.vocab)
     check_options(max_new, temperature, top_k, stop, model.config.vocab)
-    rng = np.random.default_rng(rng)
+    rng = np.random.default_rng(to_python(rng))
     T = max(map(len, prompts))
     attention_mask = np.array([[i >= T - len(prompt) for i in range(T)] for prompt in prompts])
     ids = np.array([[0] * (T - len(prompt)) + prompt for prompt in prompts])

@@ -32,7 +32,7 @@ def prepare(model, method, name, rng=0):
     if not isinstance(method, Method):
         raise TypeError(f"attach takes a method such as LoRA(r=8), got {method!r}")
     with disabled(model), dtype(precision(model)):
-        deltas = method.make_deltas(model, np.random.default_rng(rng))
+        deltas = method.make_deltas(model, np.random.default_rng(to_python(rng)))
         originals = method.base_parameters_to_copy(model)
         copies = {path: Parameter(p.data) for path, p in originals.items()}
     adapter = Adapter(name, method, deltas, copies)

@@ -98,7 +98,10 @@ def duplicates(model, adapter):
 
 def combined(model, parts, weights, kind, name, rank, density, rng):
     """The Combination of several adapters, a LoRA that is not attached yet."""
-    changes, rng = [change(model, part) for part in parts], np.random.default_rng(rng)
+    changes, rng = (
+        [change(model, part) for part in parts],
+        np.random.default_rng(to_python(rng)),
+    )
     density = density or (1.0 if len(parts) == 1 else 0.5)
     wanted, factors = {}, {}
     for path, layer in linears(model).items():

@@ -214,7 +214,7 @@ class Run:
             p.data[...] = self.last_good[path]
 
     def check_weights(self):
-        """Raises FloatingPointError, and restores the last good weights, unless all are finite."""
+        """Raises FloatingPointError, and puts the last good weights back, if one is not."""
         if not all(to_list([xp.isfinite(p.data).all() for p in self.parameters])):
             self.restore()
             raise FloatingPointError(
