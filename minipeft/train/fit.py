@@ -54,9 +54,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     Ctrl-C ends the run after the current step and keeps what was learnt; a second Ctrl-C stops
     at once, perhaps in the middle of an update.
     Raises FloatingPointError, with the step, if the loss, a gradient, or in the end a weight is
-    not finite; the model then has the weights that last gave a finite loss, and such weights
-    are in no checkpoint. Raises ValueError if nothing is trainable
-    or the checkpoint is of another run, and TypeError for data of another kind.
+    not finite; the model then has the weights that last gave a finite loss. Raises ValueError
+    if nothing is trainable or the checkpoint is of another run, and TypeError for other data.
     """
     check_known("option of fit", options, Settings.__dataclass_fields__)
     (save_every,) = check_whole(1, save_every=save_every)

@@ -100,12 +100,13 @@ class AdaLoRA(Targeted):
 
     def before_step(self, adapter, step, steps):
         self.budget(step, steps, 1)  # raises if the run is too short
-        if step == 1 and any((d.lora_E.data != 0).any() for d in adapter.deltas.values()):
-            for delta in adapter.deltas.values():
+        deltas = adapter.deltas.values()
+        if step == 1 and any(to_list([(delta.lora_E.data != 0).any() for delta in deltas])):
+            for delta in deltas:
                 delta.drop_pruned()
         if self.orth_reg_weight:
-            share = self.orth_reg_weight / len(adapter.deltas)
-            for delta in adapter.deltas.values():
+            share = self.orth_reg_weight / len(deltas)
+            for delta in deltas:
                 (delta.skewness() * share).backward()
 
     def after_step(self, adapter, step, steps, scale=1.0):
