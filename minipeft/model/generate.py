@@ -18,9 +18,8 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     top_k: draw from the k most likely tokens only. stop: a row ends after this token, which is
     part of what is returned.
 
-    With `stop`, rows also end where the context is full; padding takes room in it. Raises
-    ValueError for bad prompts or options, and if the prompts, or without `stop` all tokens, are
-    too long for the context.
+    With `stop`, rows also end where the context is full. Raises ValueError for bad prompts or
+    options, and if the prompts, or without `stop` all the tokens, are too long for the context.
     """
     max_new, temperature, top_k, stop = map(to_python, (max_new, temperature, top_k, stop))
     prompts = check_prompts(prompts, model.config.vocab)

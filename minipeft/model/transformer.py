@@ -157,7 +157,6 @@ class Transformer(Module):
         x, cache = self.hidden_states(ids, cache, attention_mask)
         return self.lm_head(x), cache
 
-    @np.errstate(under="ignore")
     def hidden_states(self, ids, cache=None, attention_mask=None):
         """Returns (the head's input (B, T, D), cache) for token ids (B, T) behind the cache.
 

@@ -12,6 +12,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -259,6 +260,8 @@ class Run:
         for optimizer, skipped in zip(self.optimizers, run["skipped"], strict=True):
             optimizer.steps, optimizer.skipped = steps, skipped
         self.history = history
+        if steps == self.settings.steps:
+            warnings.warn(f"{path} holds a finished run; remove it to train anew", stacklevel=3)
 
     def state(self):
         """Returns the arrays of a checkpoint, {name: array}, the run's own and not copies.
