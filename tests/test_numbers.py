@@ -103,7 +103,7 @@ def test_lists_and_numbers_become_arrays():
     assert a.dtype == b.dtype == (a * b).dtype == "float32"
     (b * [2.0, 3.0]).sum().backward()
     assert to_numpy(b.grad).tolist() == [2, 3]
-    for number in (3.0, 3, np.float32(3), np.array(3.0)):
+    for number in (3.0, 3, xp.asarray(3.0)):
         x = Tensor(number, requires_grad=True)
         (x * x).backward()
         assert float(x.grad) == 6
@@ -134,7 +134,7 @@ def check_precision():
 
 def test_a_number_of_numpy_changes_no_precision():
     check_precision()
-    double = Tensor(np.float64(2.0))  # a Tensor has a precision of its own
+    double = Tensor(xp.asarray(2.0))  # a Tensor has a precision of its own
     assert (Tensor(xp.ones(3, "float32")) * double).dtype == "float64"
 
 
@@ -177,7 +177,7 @@ def test_gradients_share_no_memory(name):
 
 
 def check_gradients_apart():
-    x, y = (Tensor(np.ones(3), requires_grad=True) for _ in "xy")
+    x, y = (Tensor(xp.ones(3), requires_grad=True) for _ in "xy")
     ((x + y) * 2.0).sum().backward()
     x.grad *= 0.5
     assert to_numpy(y.grad).tolist() == [2, 2, 2]
@@ -479,6 +479,7 @@ BUGS = {  # {what: (module, right, wrong, the check that must fail)}
 }  # fmt: skip
 
 
+@pytest.mark.skipif(xp is not np, reason="a device has no views that cannot be written")
 @pytest.mark.parametrize("what", BUGS)
 def test_a_planted_bug_is_seen(what):
     module, right, wrong, check = BUGS[what]

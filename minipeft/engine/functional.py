@@ -196,7 +196,7 @@ def attention(q, k, v, mask):
 
     q (B, H, T, K), k and v (B, G, S, K) -> y (B, H, T, K). H / G query heads share one key and
     value head. The mask, (T, S) or (B, T, S), is added to the scores: −∞ hides a key, however
-    large its score, if that is finite. A query from which all keys are hidden gives zeros. None adds nothing.
+    large its finite score. A query from which all keys are hidden gives 0. None adds nothing.
 
         dv = pᵀ g      ds = p · (g vᵀ − Σ (g vᵀ) p) / √K      dq = ds k      dk = dsᵀ q
 
