@@ -53,7 +53,7 @@ KEEPING = (
         "for name, a in [pair for pair in state.items() if pair[0][1] != '/']:\n"
         "    a[...] = xp.asarray(arrays[name])", 8, LORA, module="train.fit"),
     Bug("resume: counts the steps anew",
-        "optimizer.steps, optimizer.skipped = steps, skipped", "pass",
+        "optimizer.steps, optimizer.skipped = steps, counts", "pass",
         8, LORA, module="train.fit"),
     Bug("rows of a batch: chosen and others mixed up",
         "where(chosen, with_delta, without)", "where(chosen, without, with_delta)",

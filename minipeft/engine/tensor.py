@@ -73,8 +73,8 @@ class Tensor:
         """The array. `backward` of a loss that was computed before a leaf's data was assigned
         (`w.data = a`, `w.data -= a`), or before a step of AdamW, raises RuntimeError.
 
-        NumPy tells nobody of writes into an array: `w.data[...] = a` goes unnoticed, and so does
-        every write to a frozen tensor. Compute the loss again after these.
+        NumPy tells nobody of writes into an array: `w.data[...] = a` goes unnoticed, and so do
+        all writes to a frozen tensor. Compute the loss again after these.
         """
         return self._data
 

@@ -33,11 +33,10 @@ def check_attention_mask(attention_mask, shape):
             f"attention_mask has shape {attention_mask.shape}, its token ids {shape}; "
             "give both the same shape"
         )
-    is_token = attention_mask == 1
-    if not (is_token | (attention_mask == 0)).all():
-        bad = attention_mask[~(is_token | (attention_mask == 0))][0]
-        raise ValueError(f"attention_mask is 1 at tokens and 0 at padding, got {bad!r}")
-    return is_token
+    bad = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+    if bad.size:
+        raise ValueError(f"attention_mask is 1 at tokens and 0 at padding, got {bad[0]!r}")
+    return attention_mask == 1
 
 
 def rectangular(name, rows):

@@ -32,7 +32,7 @@ class Examples:
         if is_token is not None:
             order = np.argsort(~is_token, axis=1, kind="stable")  # the tokens, then the padding
             self.ids = np.take_along_axis(self.ids, order, axis=1)
-            self.labels = np.where(is_token, self.labels, IGNORE)
+            self.labels = np.where(is_token, self.labels, np.int64(IGNORE))
             self.labels = np.take_along_axis(self.labels, order, axis=1)
         elif self.padded_in_front():
             text = f"rows seem to begin with padding, token {self.ids[:, 0].min()}"

@@ -214,7 +214,10 @@ class Run:
             p.data[...] = self.last_good[path]
 
     def check_weights(self):
-        """Raises FloatingPointError, and puts the last good weights back, if one is not."""
+        """Raises FloatingPointError if a weight is not finite.
+
+        The model then gets the weights from before the last update, which gave a finite loss.
+        """
         if not all(to_list([xp.isfinite(p.data).all() for p in self.parameters])):
             self.restore()
             raise FloatingPointError(
@@ -247,6 +250,7 @@ class Run:
         with error_context(path):
             identity = dict(run["settings"])
             steps, history = run["steps"], History(**run["history"] | {"stopped": ""})
+            skipped = [list(counts) for counts in run["skipped"]]
             if type(steps) is not int or not 0 <= steps == len(history.loss):
                 raise ValueError(f"it holds {steps!r} steps and {len(history.loss)} losses")
         for key, ours in self.identity().items():
@@ -257,8 +261,8 @@ class Run:
                 )
         for name, a in state.items():
             a[...] = xp.asarray(arrays[name])
-        for optimizer, skipped in zip(self.optimizers, run["skipped"], strict=True):
-            optimizer.steps, optimizer.skipped = steps, skipped
+        for optimizer, counts in zip(self.optimizers, skipped, strict=True):
+            optimizer.steps, optimizer.skipped = steps, counts
         self.history = history
         if steps == self.settings.steps:
             warnings.warn(f"{path} holds a finished run; remove it to train anew", stacklevel=3)
