@@ -99,8 +99,8 @@ MODEL = (
         "arrived[source] = arrived[source] + dx", "arrived[source] = dx",
         4, HOUSLBY, module="engine.tensor"),
     Bug("engine: a frozen parameter stays on the tape",
-        "self.node = Node(self.data.shape) if train else None",
-        "self.node = Node(self.data.shape) if train else self.node",
+        "self.node = Node(self.shape, array=self.data) if train else None",
+        "self.node = Node(self.shape, array=self.data) if train else self.node",
         10, LORA, module="model.layers"),
 )  # fmt: skip
 

@@ -57,7 +57,9 @@ def check_a_copy_from_elsewhere(make=lambda net: pickle.loads(pickle.dumps(net))
     for start in (0, 10**9):  # a process that counted less far, or further
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(autograd, "_numbers", itertools.count(start))
-            equal(gradients_by_path(make(net), ids, labels), expected)
+            again = make(net)
+            equal(gradients_by_path(again, ids, labels), expected)
+            assert all(p.node.array is p.data for p in again.parameters())
 
 
 @pytest.mark.parametrize("make", [None, copy.deepcopy])
@@ -193,6 +195,7 @@ def test_the_gradients_of_a_sum_are_apart():
 WRITES = {
     "assigned": lambda w, optimizer: setattr(w, "data", w.data * 2.0),
     "in place": lambda w, optimizer: setattr(w, "data", w.data.__imul__(2.0)),
+    "filled": lambda w, optimizer: w.data.__setitem__(..., 2.0),
     "stepped": lambda w, optimizer: optimizer.step(0.1),
 }
 
@@ -208,6 +211,20 @@ def check_written(write):
     w.grad = None
     F.linear(x, w).sum().backward()
     assert (to_numpy(x.grad) == 2 * to_numpy(w.data)[0]).all() and w.grad is not None
+
+
+def check_unseen_step():
+    """A step that moves none of the values that are compared."""
+    w = Parameter(np.ones((1, 40)))
+    y, w.grad = (w * w).sum(), xp.zeros((1, 40), "float32")
+    w.grad[0, 1] = 1.0
+    AdamW([w], weight_decay=0.0).step(0.1)
+    with pytest.raises(RuntimeError, match="a weight was written"):
+        y.backward()
+
+
+def test_every_step_is_noticed():
+    check_unseen_step()
 
 
 @pytest.mark.parametrize("name", WRITES)
@@ -446,12 +463,14 @@ BUGS = {  # {what: (module, right, wrong, the check that must fail)}
         "self.number = next(_numbers)", "for name, part in state[1].items():\n"
         "    setattr(self, name, part)", check_a_copy_from_elsewhere),
     "an assignment does not number the leaf anew": (
-        "engine.tensor", "self._data = a\nif self.node is not None and self.node.edges == ():\n"
-        "    self.node.number = next(_numbers)", "self._data = a",
+        "engine.tensor", "self.node.array, self.node.number = a, next(_numbers)", "pass",
         functools.partial(check_written, WRITES["assigned"])),
+    "backward does not look at a leaf": (
+        "engine.tensor", "source, vjp = edges.pop()\nsource.look()",
+        "source, vjp = edges.pop()",
+        functools.partial(check_written, WRITES["filled"])),
     "AdamW says nothing of its writes": (
-        "engine.optimizer", "p.data = p.data", "pass",
-        functools.partial(check_written, WRITES["stepped"])),
+        "engine.optimizer", "p.data = p.data", "pass", check_unseen_step),
     "a NumPy number keeps its precision": (
         "engine.tensor", "a.item() if isinstance(a, (np.generic, np.ndarray)) and a.ndim == 0 "
         "else a", "a", check_precision),

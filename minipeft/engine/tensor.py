@@ -18,10 +18,10 @@ dropped, and with it the vjp that refers to the layer's input. So that input is 
 gradient of the weight is never computed, and below the first trainable parameter there is no
 tape at all. This is where parameter-efficient fine-tuning saves memory and time.
 
-A node does not hold its array, so an array that no vjp refers to is freed at once. Nodes are
-numbered as they are created, which is a topological order: backward needs no recursion. A leaf
-gets a new number whenever its `data` is assigned. So if its number is larger than that of an
-operation that read it, it was written since, and backward refuses to give a wrong gradient.
+Only the node of a leaf holds its array, so an array that no vjp refers to is freed at once.
+Nodes are numbered as they are created, which is a topological order: backward needs no
+recursion. A leaf gets a new number when it is seen to have been written. If that is larger than
+the number of an operation that read it, backward refuses to give a wrong gradient.
 Only first derivatives exist, as a gradient is a plain array and not a Tensor.
 """
 
@@ -39,13 +39,21 @@ _numbers = itertools.count()
 class Node:
     """One value on the tape: the edges to its operands; at a leaf, the gradient itself."""
 
-    __slots__ = ("__weakref__", "edges", "grad", "number", "shape")
+    __slots__ = ("__weakref__", "array", "edges", "grad", "number", "sample", "shape")
 
-    def __init__(self, shape, edges=()):
+    def __init__(self, shape, edges=(), array=None):
         self.number = next(_numbers)
         self.shape = shape
         self.edges = edges  # (operand's node, vjp) pairs; () at a leaf; None once used
+        self.array, self.sample = array, None  # of a leaf, and the bytes of a few of its values
         self.grad = None
+
+    def look(self):
+        """Number a leaf anew if any of 16 values in it has changed since the last look."""
+        if isinstance(self.array, np.ndarray):
+            sample = self.array.flat[:: self.array.size // 16 + 1].tobytes()
+            if sample != self.sample:
+                self.sample, self.number = sample, next(_numbers)
 
     def __setstate__(self, state):
         """Fill a copy or an unpickled node. It is numbered here: each process counts anew."""
@@ -66,15 +74,15 @@ class Tensor:
 
     def __init__(self, data, requires_grad=False, node=None):
         self._data = data if hasattr(data, "shape") else array(data)
-        self.node = Node(self._data.shape) if requires_grad else node
+        self.node = Node(self._data.shape, array=self._data) if requires_grad else node
 
     @property
     def data(self):
-        """The array. `backward` of a loss that was computed before a leaf's data was assigned
-        (`w.data = a`, `w.data -= a`), or before a step of AdamW, raises RuntimeError.
+        """The array. If a leaf is written, by AdamW, by `w.data -= a` or by `w.data[...] = a`,
+        `backward` of a loss that was computed before raises RuntimeError.
 
-        NumPy tells nobody of writes into an array: `w.data[...] = a` goes unnoticed, and so do
-        all writes to a frozen tensor. Compute the loss again after these.
+        NumPy tells nobody of writes into an array, so up to 16 values, evenly spaced, are
+        compared. A write to a few others, to a frozen tensor, or on a GPU goes unnoticed.
         """
         return self._data
 
@@ -82,7 +90,7 @@ class Tensor:
     def data(self, a):
         self._data = a
         if self.node is not None and self.node.edges == ():
-            self.node.number = next(_numbers)
+            self.node.array, self.node.number = a, next(_numbers)
 
     @property
     def grad(self):
@@ -183,6 +191,8 @@ def record(result, *edges):
     if not _recording.get():
         return Tensor(result)
     kept = [(x.node, vjp) for x, vjp in edges if isinstance(x, Tensor) and x.node is not None]
+    for source, _ in kept:
+        source.look()
     return Tensor(result, node=Node(result.shape, kept) if kept else None)
 
 
@@ -260,6 +270,7 @@ def gradients(loss, g=None):
         edges, node.edges = node.edges, None
         while edges:
             source, vjp = edges.pop()
+            source.look()
             if source.number > node.number:
                 text = "a weight was written after the loss was computed from it"
                 raise RuntimeError(f"{text}; call backward first, or compute the loss again")
