@@ -229,6 +229,8 @@ def test_every_step_is_noticed():
 
 @pytest.mark.parametrize("name", WRITES)
 def test_a_weight_written_before_backward_is_noticed(name):
+    if name == "filled" and xp is not np:
+        pytest.skip("values on a device are not compared: the host would wait")
     check_written(WRITES[name])
 
 

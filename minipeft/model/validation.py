@@ -35,7 +35,9 @@ def check_attention_mask(attention_mask, shape):
         )
     bad = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
     if bad.size:
-        raise ValueError(f"attention_mask is 1 at tokens and 0 at padding, got {bad[0]!r}")
+        raise ValueError(
+            f"attention_mask is 1 at tokens and 0 at padding, got {bad.tolist()[0]!r}"
+        )
     return attention_mask == 1
 
 
