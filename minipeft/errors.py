@@ -1,4 +1,4 @@
-"""Error messages that say what was given, what was expected and what to do."""
+"""Checks of arguments, whose messages say what was given, what was expected and what to do."""
 
 import difflib
 
@@ -24,15 +24,34 @@ def check_known(kind, given, options):
             raise ValueError(unknown(kind, name, options))
 
 
+def to_python(value):
+    """Returns NumPy's scalars and arrays as Python's types, and lists and sets as tuples.
+
+    What is inside of them, or of a dict, is converted too.
+
+    >>> to_python([{2, 1}, (3.0, True)])
+    ((1, 2), (3.0, True))
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {to_python(key): to_python(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=lambda item: (type(item).__name__, item))
+    return tuple(map(to_python, value)) if isinstance(value, (list, tuple)) else value
+
+
 def check_whole(least, /, **numbers):
-    """Raises ValueError for the first of the numbers that is not a whole number ≥ least."""
+    """Returns the numbers as Python's; ValueError for the first not whole or below `least`."""
     for name, number in numbers.items():
-        if type(number) is not int or number < least:
+        numbers[name] = to_python(number)
+        if type(numbers[name]) is not int or numbers[name] < least:
             raise ValueError(f"{name} must be a whole number ≥ {least}, got {number!r}")
+    return list(numbers.values())
 
 
 def check_flag(**values):
     """Raises ValueError for the first of the values that is neither True nor False."""
     for name, value in values.items():
-        if type(value) is not bool:
+        if type(to_python(value)) is not bool:
             raise ValueError(f"{name} must be True or False, got {value!r}")

@@ -10,12 +10,12 @@ Creating an instance checks the value of every field against the field's type an
 raises a ValueError that says what was given and what was expected.
 """
 
-import math
+import sys
 import types
 import typing
 from dataclasses import MISSING, field, fields
 
-from .errors import check_known, unknown
+from .errors import check_known, to_python, unknown
 
 KINDS = {
     int: "a whole number",
@@ -79,15 +79,6 @@ class Options:
             value = to_python(getattr(self, f.name))
             object.__setattr__(self, f.name, value)
             check_field(f, value)
-
-
-def to_python(value):
-    """Returns NumPy scalars and arrays as Python's types, lists and sets as tuples."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (set, frozenset)):
-        value = sorted(value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 def check_field(field, value):
@@ -155,5 +146,5 @@ def has_type(value, annotation):
         return all(all(map(has_type, pair, parts)) for pair in pairs)
     if kind in (int, float):
         number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        return number and (kind is int or abs(value) <= sys.float_info.max)
     return isinstance(value, kind)

@@ -13,8 +13,8 @@ KEEPING = (
         "for _, p in base_parameters(model):\n    p.requires_grad = False",
         "for _, p in base_parameters(model):\n    pass", 10, LORA, module="peft.attach"),
     Bug("attach: two adapters share their state",
-        "deltas = method.make_deltas(model, np.random.default_rng(rng))",
-        "new = method.make_deltas(model, np.random.default_rng(rng))\n"
+        "deltas = method.make_deltas(model, np.random.default_rng(to_python(rng)))",
+        "new = method.make_deltas(model, np.random.default_rng(to_python(rng)))\n"
         "deltas = next((a.deltas for a in adapters(model).values()), new)",
         9, LORA, module="peft.attach"),
     Bug("detach: the change stays at its sites",
@@ -52,7 +52,7 @@ KEEPING = (
         "for name, a in [pair for pair in state.items() if pair[0][1] != '/']:\n"
         "    a[...] = xp.asarray(arrays[name])", 8, LORA, module="train.fit"),
     Bug("resume: counts the steps anew",
-        "for optimizer in self.optimizers:\n    optimizer.steps = steps", "pass",
+        "optimizer.steps, optimizer.skipped = steps, counts", "pass",
         8, LORA, module="train.fit"),
     Bug("rows of a batch: chosen and others mixed up",
         "where(chosen, with_delta, without)", "where(chosen, without, with_delta)",
@@ -78,7 +78,8 @@ MODEL = (
         "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=1)",
         12, LORA, module="model.kv_cache"),
     Bug("padding: visible to attention",
-        "~is_token[:, None, :] * MASKED", "~is_token[:, None, :] * 0.0",
+        "np.where(is_token[:, None, :], 0.0, MASKED)",
+        "np.where(is_token[:, None, :], 0.0, 0.0)",
         11, LORA, module="model.kv_cache"),
     Bug("padding: counted in positions",
         "positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)",
@@ -94,11 +95,11 @@ MODEL = (
     Bug("SiLU: σ missing in its slope", "slope[part] += s", "pass",
         4, HOUSLBY, module="engine.functional"),
     Bug("engine: gradients of an operand used twice overwrite each other",
-        "pending[source] = pending[source] + dx", "pending[source] = dx",
+        "arrived[source] = arrived[source] + dx", "arrived[source] = dx",
         4, HOUSLBY, module="engine.tensor"),
     Bug("engine: a frozen parameter stays on the tape",
-        "self.node = Node(self.data.shape) if train else None",
-        "self.node = Node(self.data.shape) if train else self.node",
+        "self.node = Node(self.shape, array=self.data) if train else None",
+        "self.node = Node(self.shape, array=self.data) if train else self.node",
         10, LORA, module="model.layers"),
 )  # fmt: skip
 
@@ -121,7 +122,7 @@ TRAINING = (
         "1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0",
         "1.0 - lr * p.rate * self.weight_decay if True else 1.0",
         16, HOUSLBY, module="engine.optimizer"),
-    Bug("AdamW: no bias correction", "rate = lr / (1.0 - b1**self.steps)", "rate = lr",
+    Bug("AdamW: no bias correction", "rate = lr / (1.0 - b1**t)", "rate = lr",
         16, LORA, module="engine.optimizer"),
 )  # fmt: skip
 

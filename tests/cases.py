@@ -173,6 +173,11 @@ def hiding(draw, *shape):
     return np.where(hidden, MASKED, rng.standard_normal(shape))
 
 
+def power(draw):
+    n = draw(st.sampled_from([-2, -0.5, 0, 0.5, 1, 2, 3]))
+    return lambda x: ops.power(x, n), [points(draw, *draw(shapes), positive=True)]
+
+
 def softmax(draw):
     shape = draw(shapes)
     if draw(st.booleans()):
@@ -228,6 +233,7 @@ CASES = {
     "log": elementwise(lambda: ops.log, positive=True),
     "sqrt": elementwise(lambda: ops.sqrt, positive=True),
     "square": elementwise(lambda: ops.square),
+    "power": power,
     "tanh": elementwise(lambda: ops.tanh),
     "sigmoid": elementwise(lambda: ops.sigmoid),
     "relu": elementwise(lambda: ops.relu),

@@ -25,6 +25,7 @@ NUMPY = {  # what the primitive ops compute
     "log": np.log,
     "sqrt": np.sqrt,
     "square": np.square,
+    "power": np.power,
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "relu": lambda x: np.maximum(x, 0),

@@ -115,11 +115,13 @@ def test_a_frozen_operand_leaves_no_edge_and_the_other_is_not_kept(frozen):
         assert kept == {id(b if frozen == "w" else a)}
         if frozen == "w":
             ref = weakref.ref(a)
-            del a, x.data
+            del a
+            x.data = None
             assert ref() is None
         else:
             ref = weakref.ref(b)
-            del b, w.data
+            del b
+            w.data = None
             assert ref() is None
 
 

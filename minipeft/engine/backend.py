@@ -57,9 +57,10 @@ def dtype(name):
 
     Raises ValueError for anything but "float32" and "float64".
     """
-    if str(name) not in ("float32", "float64"):
+    name = getattr(name, "__name__", str(name))  # np.float32 too
+    if name not in ("float32", "float64"):
         raise ValueError(f"dtype {name!r} is not supported; use 'float32' or 'float64'")
-    token = _precision.set(str(name))
+    token = _precision.set(name)
     try:
         yield
     finally:
@@ -80,8 +81,15 @@ def chunks(a, width=None):
 
 
 def array(values, dtype=None):
-    """Returns the values copied to the device, as floats of the default dtype or as `dtype`."""
-    return _constructor.get()(values, dtype=default_dtype() if dtype is None else dtype)
+    """Returns the values copied to the device, as floats of the default dtype or as `dtype`.
+
+    Raises ValueError for what is no number, and for rows of unequal lengths.
+    """
+    try:
+        return _constructor.get()(values, dtype=default_dtype() if dtype is None else dtype)
+    except (TypeError, ValueError):
+        text = "an array is made of numbers, in rows of equal lengths"
+        raise ValueError(f"{text}; got {values!r:.60}") from None
 
 
 @contextlib.contextmanager

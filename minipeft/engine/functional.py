@@ -171,7 +171,7 @@ def _mean_product(a, b):
 def softmax(x, mask=None):
     """p = exp(x + mask) / Σ exp(x + mask) over the last axis; dx = p · (g − Σ g p).
 
-    The mask, if given, is 0 where x counts and large and negative where it does not.
+    The mask, if given, is 0 where x counts and −∞ where it does not. If nothing counts, p = 0.
     """
     p = _softmax_in_place(value(x) + (0.0 if mask is None else mask))
 
@@ -181,12 +181,13 @@ def softmax(x, mask=None):
     return record(p, (x, dx))
 
 
+@np.errstate(under="ignore")  # the exponential of what is far below the largest is 0
 def _softmax_in_place(p):
     """Replace the scores in an array by their softmax over the last axis. Returns the array."""
     largest = p.argmax(axis=-1)[..., None]  # takes half the time of `max`
-    p -= xp.take_along_axis(p, largest, axis=-1)
+    p -= xp.maximum(xp.take_along_axis(p, largest, axis=-1), float(np.finfo(p.dtype).min))
     xp.exp(p, out=p)
-    p /= p.sum(axis=-1, keepdims=True)
+    p /= xp.maximum(p.sum(axis=-1, keepdims=True), 1.0)  # it is ≥ 1, or 0 if all scores are −∞
     return p
 
 
@@ -194,7 +195,8 @@ def attention(q, k, v, mask):
     """Scaled dot-product attention: y = p v with p = softmax(q kᵀ / √K + mask).
 
     q (B, H, T, K), k and v (B, G, S, K) -> y (B, H, T, K). H / G query heads share one key and
-    value head. The mask, (T, S) or (B, T, S), is added to the scores; None adds nothing.
+    value head. The mask, (T, S) or (B, T, S), is added to the scores: −∞ hides a key, however
+    large its finite score. A query from which all keys are hidden gives 0. None adds nothing.
 
         dv = pᵀ g      ds = p · (g vᵀ − Σ (g vᵀ) p) / √K      dq = ds k      dk = dsᵀ q
 
@@ -268,6 +270,7 @@ def rope(x, cos, sin):
     return record(turn(value(x), sin), (x, lambda g: turn(g, -sin)))
 
 
+@np.errstate(under="ignore")
 def cross_entropy(logits, labels, count=None):
     """Mean of −log softmax(logits)[label], in nats; logits (…, V), labels (…) of integers.
 

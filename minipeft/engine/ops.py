@@ -3,34 +3,36 @@
 In every formula g is the gradient of the result, and dx, dy are those of the operands x, y.
 An operand is a Tensor, or a constant: an array or a Python number. Shapes broadcast as in
 NumPy, and backward sums the gradient of a broadcast operand to its shape.
-Factors are Python floats: a NumPy scalar would silently turn float32 into float64.
+Factors are Python floats: in NumPy a scalar of float64 turns float32 into float64.
 """
 
 import itertools
 
 from .backend import xp
-from .tensor import Tensor, record, value
+from .tensor import Tensor, number, record, value, values
 
 
 def add(x, y):
     """x + y; dx = dy = g."""
-    return record(value(x) + value(y), (x, lambda g: g), (y, lambda g: g))
+    a, b = values(x, y)
+    return record(a + b, (x, lambda g: g), (y, lambda g: g))
 
 
 def sub(x, y):
     """x − y; dx = g, dy = −g."""
-    return record(value(x) - value(y), (x, lambda g: g), (y, lambda g: -g))
+    a, b = values(x, y)
+    return record(a - b, (x, lambda g: g), (y, lambda g: -g))
 
 
 def mul(x, y):
     """x · y elementwise; dx = g y, dy = g x."""
-    a, b = value(x), value(y)
+    a, b = values(x, y)
     return record(a * b, (x, lambda g: g * b), (y, lambda g: g * a))
 
 
 def div(x, y):
     """x / y elementwise; dx = g / y, dy = −g x / y²."""
-    a, b = value(x), value(y)
+    a, b = values(x, y)
     return record(a / b, (x, lambda g: g / b), (y, lambda g: -g * a / (b * b)))
 
 
@@ -63,6 +65,14 @@ def square(x):
     return record(a * a, (x, lambda g: 2.0 * g * a))
 
 
+def power(x, n):
+    """xⁿ for a number n; dx = g n xⁿ⁻¹. Raises ValueError for an exponent that is no number."""
+    a, n = value(x), number(n)
+    if not isinstance(n, (int, float)):
+        raise ValueError(f"an exponent is a number, got {n!r}; use exp and log")
+    return record(a**n, (x, lambda g: g * (n * a ** (n - 1) if n else xp.zeros_like(a))))
+
+
 def tanh(x):
     """tanh x; dx = g (1 − tanh² x)."""
     y = xp.tanh(value(x))
@@ -84,8 +94,9 @@ def relu(x):
 
 def where(condition, x, y):
     """x where the condition is true, else y; dx = g where it is true, dy = g where not."""
+    a, b = values(x, y)
     return record(
-        xp.where(condition, value(x), value(y)),
+        xp.where(condition, a, b),
         (x, lambda g: xp.where(condition, g, xp.zeros((), g.dtype))),
         (y, lambda g: xp.where(condition, xp.zeros((), g.dtype), g)),
     )
@@ -97,8 +108,9 @@ def matmul(x, y):
     Raises ValueError for an operand with fewer than two axes: reshape it first.
     """
     a, b = value(x), value(y)
-    if a.ndim < 2 or b.ndim < 2:
-        raise ValueError(f"matmul needs matrices, got {a.shape} @ {b.shape}; reshape first")
+    shapes = [getattr(factor, "shape", ()) for factor in (a, b)]
+    if min(map(len, shapes)) < 2:
+        raise ValueError(f"matmul needs matrices, got {shapes[0]} @ {shapes[1]}; reshape first")
     return record(
         a @ b,
         (x, lambda g: g @ xp.swapaxes(b, -1, -2)),
@@ -188,7 +200,9 @@ Tensor.__rsub__ = lambda x, y: sub(y, x)
 Tensor.__truediv__ = div
 Tensor.__rtruediv__ = lambda x, y: div(y, x)
 Tensor.__matmul__ = matmul
+Tensor.__rmatmul__ = lambda x, y: matmul(y, x)
+Tensor.__pow__ = power
 Tensor.__neg__ = neg
 Tensor.__getitem__ = getitem
 Tensor.sum, Tensor.mean = sum, mean
-Tensor.reshape, Tensor.transpose = reshape, transpose
+Tensor.reshape, Tensor.transpose, Tensor.T = reshape, transpose, property(transpose)

@@ -2,7 +2,7 @@
 
 import math
 
-from .backend import chunks, xp
+from .backend import chunks, np, xp
 
 
 class AdamW:
@@ -12,7 +12,8 @@ class AdamW:
         w = w − lr · decay · w − lr · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + eps)
 
     Only matrices decay: biases, gains and other vectors do not. A parameter with a `rate` other
-    than 1 learns, and decays, at lr · rate. A parameter without a gradient stays as it is.
+    than 1 learns, and decays, at lr · rate. A parameter without a gradient stays as it is: t
+    counts its own updates, which are the steps less those that skipped it.
 
     Kingma & Ba 2014, arXiv:1412.6980; Loshchilov & Hutter 2017, arXiv:1711.05101
     """
@@ -20,7 +21,7 @@ class AdamW:
     def __init__(self, parameters, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
         self.parameters = list(parameters)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        self.steps = 0
+        self.steps, self.skipped = 0, [0] * len(self.parameters)
         self.m = [xp.zeros_like(p.data) for p in self.parameters]
         self.v = [xp.zeros_like(p.data) for p in self.parameters]
 
@@ -29,6 +30,7 @@ class AdamW:
         """The arrays that a resumed run needs: {kind: a list with one array per parameter}."""
         return {"m": self.m, "v": self.v}
 
+    @np.errstate(under="ignore")
     def step(self, lr, scale=1.0, backup=None):
         """Update the parameters once, at learning rate `lr`, by their gradients times `scale`.
 
@@ -36,11 +38,13 @@ class AdamW:
         """
         self.steps += 1
         b1, b2 = self.betas
-        rate = lr / (1.0 - b1**self.steps)
-        root = 1.0 / math.sqrt(1.0 - b2**self.steps)
         for i, p in enumerate(self.parameters):
             if p.grad is None:
+                self.skipped[i] += 1
                 continue
+            t = self.steps - self.skipped[i]
+            rate = lr / (1.0 - b1**t)
+            root = 1.0 / math.sqrt(1.0 - b2**t)
             decay = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
             saved = p.data if backup is None else backup[i]
             arrays = (p.data, p.grad, self.m[i], self.v[i], saved)
@@ -48,6 +52,7 @@ class AdamW:
                 saved[...] = w
                 w *= decay
                 w -= self.direction(g * scale, m, v, root) * (rate * p.rate)
+            p.data = p.data  # so that a tape that has read it knows that it was written
 
     def direction(self, g, m, v, root):
         """Update both moments by a gradient, in place. Returns m / (√v · root + eps)."""

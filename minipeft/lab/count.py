@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ..errors import unknown
 from ..model.config import CHOICES, Config
+from ..peft.base import Method
 from ..peft.targets import room_for
 from . import papers
 from .command_line import add_method_options, method_from_options
@@ -69,11 +70,15 @@ class Count:
 
 
 def count(model, method):
-    """Returns the Count of a method on a model, given as a Config or as an Architecture.
+    """Returns the Count of a method on a model: a Transformer, its Config, or a preset's name.
 
     Raises ValueError where `attach` does: for target modules that match nothing, a rank that
     does not fit, virtual tokens that fill the context, or a method with nothing to train.
     """
+    model = architecture(model) if isinstance(model, str) else getattr(model, "config", model)
+    if not hasattr(model, "target_shapes") or not isinstance(method, Method):
+        text = "count takes a Transformer, a Config or a preset's name, and a method"
+        raise TypeError(f"{text} such as LoRA(r=8); got {model!r} and {method!r}")
     trainable = method.count(model)
     if not trainable:
         raise ValueError(f"{method.brief()} finds nothing to train in this model")

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ..engine.backend import dtype, np
 from ..io.checkpoint import load_base, load_model
+from ..model.layers import Module
 from ..peft.attach import disabled
 from ..peft.base import Method, base_parameters, precision
 from ..peft.targets import (
@@ -107,8 +108,9 @@ def explain(model, method):
 
     A name that matches nothing, and an error of `attach`, are parts of it and not raised.
     """
-    if not isinstance(method, Method):
-        raise TypeError(f"explain takes a method such as LoRA(r=8), got {method!r}")
+    if not isinstance(model, Module) or not isinstance(method, Method):
+        text = "explain takes a model, such as load_base(), and a method such as LoRA(r=8)"
+        raise TypeError(f"{text}; got a {type(model).__name__} and {method!r}")
     rows, refused = [], ""
     with disabled(model), dtype(precision(model)):
         matching, unmatched = drop_unmatched_names(model, method)

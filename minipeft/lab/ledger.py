@@ -155,8 +155,10 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     code runs on arrays without values. Raises ValueError for what the model or the method would
     refuse.
     """
-    sizes = dict(batch=batch, seq=1 if seq is None else seq, accumulate=accumulate)
-    check(policy, base_bits, recompute, **sizes)
+    batch, accumulate = check_whole(1, batch=batch, accumulate=accumulate)
+    seq = seq if seq is None else check_whole(1, seq=seq)[0]
+    base_bits = base_bits if base_bits is None else check_whole(1, base_bits=base_bits)[0]
+    check(policy, base_bits, recompute)
     net = prepared(model, method, PACKED.get(base_bits))
     if seq is None:
         seq = max(1, min(512, net.config.context - virtual_tokens(net)))
@@ -179,15 +181,14 @@ def ledger(model, method=None, *, batch=1, seq=None, policy=None, base_bits=None
     )
 
 
-def check(policy, base_bits, recompute, **sizes):
-    """Raises ValueError for an unknown policy, other bits than 4 or 8, a bad count or flag."""
+def check(policy, base_bits, recompute):
+    """Raises ValueError for an unknown policy, other bits than 4 or 8, or a bad flag."""
     check_flag(recompute=recompute)
     if policy not in (None, *POLICIES):
         raise ValueError(unknown("policy", policy, POLICIES))
     if base_bits not in (None, *PACKED):
         text = "the base is held in 8 or 4 bits, or as the policy says without base_bits"
         raise ValueError(f"{text}; got {base_bits!r}")
-    check_whole(1, **sizes)
 
 
 def prepared(model, method, packed):

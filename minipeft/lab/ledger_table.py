@@ -23,6 +23,7 @@ KEEPS = {  # what the tape holds for an op, and why
     "sigmoid": "the result",
     "log": "the input",
     "square": "the input",
+    "power": "the input",
     "relu": "which inputs are above zero, one byte each",
     "where": "the condition",
     "getitem": "the indices",

@@ -4,6 +4,7 @@ from tqdm import tqdm
 
 from ..engine.backend import np, to_numpy
 from ..engine.tensor import no_grad
+from ..errors import to_python
 from .validation import check_ids
 
 
@@ -17,12 +18,13 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     top_k: draw from the k most likely tokens only. stop: a row ends after this token, which is
     part of what is returned.
 
-    Raises ValueError for bad prompts or options, and if the context is too short: before the
-    first token is chosen if there is no `stop`, else when the context is full.
+    With `stop`, rows also end where the context is full. Raises ValueError for bad prompts or
+    options, and if the prompts, or without `stop` all the tokens, are too long for the context.
     """
+    max_new, temperature, top_k, stop = map(to_python, (max_new, temperature, top_k, stop))
     prompts = check_prompts(prompts, model.config.vocab)
     check_options(max_new, temperature, top_k, stop, model.config.vocab)
-    rng = np.random.default_rng(rng)
+    rng = np.random.default_rng(to_python(rng))
     T = max(map(len, prompts))
     attention_mask = np.array([[i >= T - len(prompt) for i in range(T)] for prompt in prompts])
     ids = np.array([[0] * (T - len(prompt)) + prompt for prompt in prompts])
@@ -41,7 +43,8 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
                 outputs[row].append(int(tokens[row]))
                 if tokens[row] == stop:
                     unfinished.discard(row)
-            if not unfinished or not remaining:
+            full = cache.length == model.config.context
+            if not unfinished or not remaining or full:
                 break
             logits, cache = model.read(tokens[:, None], cache)
     return outputs
@@ -67,19 +70,19 @@ def check_room(slots, context):
 
 def check_options(max_new, temperature, top_k, stop, vocab):
     """Raises ValueError for options of `generate` that are out of their range."""
-    in_range = isinstance(temperature, (int, float, np.number)) and 0 <= temperature < np.inf
+    in_range = type(temperature) in (int, float) and 0 <= temperature < np.inf
     if not (in_range and is_count(max_new) and (top_k is None or is_count(top_k))):
         raise ValueError(
             "generate needs temperature ≥ 0 and whole numbers top_k ≥ 1 and max_new ≥ 1, "
-            f"got {temperature}, {top_k} and {max_new}"
+            f"got {temperature!r}, {top_k!r} and {max_new!r}"
         )
-    if stop is not None and stop not in range(vocab):
+    if stop is not None and (type(stop) is not int or stop not in range(vocab)):
         raise ValueError(f"stop is a token of the vocabulary (0 … {vocab - 1}), got {stop!r}")
 
 
 def is_count(n):
     """Returns whether n is a whole number ≥ 1."""
-    return isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1
+    return type(n) is int and n >= 1
 
 
 def choose(logits, temperature, top_k, rng):

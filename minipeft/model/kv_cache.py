@@ -15,7 +15,7 @@ from ..engine.backend import array, np, xp
 from ..engine.ops import concat
 from ..engine.tensor import Tensor, needs_gradient
 
-MASKED = -1e30  # added to a masked score: its exponential is 0, and a row of them is not NaN
+MASKED = -np.inf  # added to a masked score, of which the exponential is then 0
 
 
 class KVCache:
@@ -59,7 +59,7 @@ class KVCache:
 
         The position of a token, (T,) or (B, T), is the number of slots before it that are not
         padding. The mask, (T, S) or (B, T, S), is added to the scores of attention: 0 where a
-        query may attend to a key, MASKED or less where it may not.
+        query may attend to a key, MASKED where it may not.
         """
         self.length += T
         new, old = attention_mask, self.attention_mask
@@ -69,7 +69,7 @@ class KVCache:
         new = np.ones((B, T), bool) if new is None else new
         self.attention_mask = is_token = np.concatenate([old, new], axis=1)
         positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)
-        padding = (~is_token[:, None, :] * MASKED).astype(dtype)
+        padding = np.where(is_token[:, None, :], 0.0, MASKED).astype(dtype)
         return positions, causal(T, self.length, dtype) + xp.asarray(padding)
 
     def with_prefix(self, keys, values):

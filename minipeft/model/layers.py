@@ -41,7 +41,7 @@ class Parameter(Tensor):
     @requires_grad.setter
     def requires_grad(self, train):
         if train != self.requires_grad:
-            self.node = Node(self.data.shape) if train else None
+            self.node = Node(self.shape, array=self.data) if train else None
 
 
 class Module:

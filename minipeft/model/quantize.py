@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 
 from ..engine.backend import dtype, np, xp
-from ..errors import unknown
+from ..errors import to_python, unknown
 from .layers import Linear, Parameter
 from .transaction import all_or_nothing
 
@@ -83,6 +83,7 @@ class QuantizedParameter(Parameter):
     def __init__(self, values, kind="nf4", block=64, double=True):
         if kind not in LEVELS:
             raise ValueError(unknown("kind of quantisation", kind, LEVELS))
+        block, double = map(to_python, (block, double))
         if type(block) is not int or not 2 <= block <= 65536 or block % 2:
             raise ValueError(f"a block is an even number of weights ≤ 65536, got {block!r}")
         if not bool(xp.isfinite(values).all()):
@@ -205,6 +206,7 @@ def quantize(model, kind="nf4", *, block=64, double=True, skip=("lm_head",)):
     attached (detach it), or if a weight is already quantised (dequantise it).
     """
     check_no_adapters(model)
+    skip = (skip,) if isinstance(skip, str) else to_python(skip)
     layers = {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
     layers = {path: m for path, m in layers.items() if path.split(".")[-1] not in skip}
     for path, layer in layers.items():

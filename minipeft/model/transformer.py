@@ -16,6 +16,7 @@ width, V vocabulary.
 
 from ..engine import functional as F
 from ..engine.backend import array, np, xp
+from ..errors import to_python
 from .kv_cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
 from .validation import check_attention_mask, check_ids, check_labels
@@ -132,7 +133,7 @@ class Transformer(Module):
     """A language model: token ids (B, T) -> the logits of each next token (B, T, V)."""
 
     def __init__(self, config, rng):
-        rng, D, std = np.random.default_rng(rng), config.width, config.init_std
+        rng, D, std = np.random.default_rng(to_python(rng)), config.width, config.init_std
         self.config = config
         self.wte = Embedding(config.vocab, D, rng, std)
         if config.position == "learned":
@@ -150,6 +151,7 @@ class Transformer(Module):
         """Returns the logits (B, T, V); arguments and errors are those of `hidden_states`."""
         return self.read(ids, cache, attention_mask)[0]
 
+    @np.errstate(under="ignore")  # too small a product is 0
     def read(self, ids, cache=None, attention_mask=None):
         """Returns (logits (B, T, V), the cache to go on from), as `hidden_states` does."""
         x, cache = self.hidden_states(ids, cache, attention_mask)

@@ -9,12 +9,7 @@ def check_ids(ids, vocab):
 
     Raises ValueError for ids of another shape or type, none at all, or one out of the range.
     """
-    try:
-        ids = np.asarray(ids)
-    except ValueError:
-        raise ValueError(
-            "the rows of token ids have unequal lengths; pad them, and pass an attention_mask"
-        ) from None
+    ids = rectangular("token ids", ids)
     if ids.ndim != 2 or ids.size == 0:
         raise ValueError(f"token ids come as a non-empty (B, T) array, got shape {ids.shape}")
     if ids.dtype.kind not in "iu":
@@ -28,17 +23,31 @@ def check_ids(ids, vocab):
 def check_attention_mask(attention_mask, shape):
     """Returns an attention mask as (B, T) booleans, False at padding; None stays None.
 
-    Raises ValueError unless it has the shape of the token ids.
+    Raises ValueError unless it has the shape of the token ids and holds booleans, or 0 and 1.
     """
     if attention_mask is None:
         return None
-    attention_mask = np.asarray(attention_mask, dtype=bool)
+    attention_mask = rectangular("attention_mask", attention_mask)
     if attention_mask.shape != shape:
         raise ValueError(
             f"attention_mask has shape {attention_mask.shape}, its token ids {shape}; "
             "give both the same shape"
         )
-    return attention_mask
+    bad = attention_mask[(attention_mask != 0) & (attention_mask != 1)]
+    if bad.size:
+        raise ValueError(
+            f"attention_mask is 1 at tokens and 0 at padding, got {bad.tolist()[0]!r}"
+        )
+    return attention_mask == 1
+
+
+def rectangular(name, rows):
+    """Returns rows of numbers as an array; raises ValueError for rows of unequal lengths."""
+    try:
+        return np.asarray(rows)
+    except ValueError:
+        text = f"the rows of {name} have unequal lengths"
+        raise ValueError(f"{text}; pad them, and pass an attention_mask") from None
 
 
 def check_labels(labels, shape, vocab):
@@ -47,7 +56,7 @@ def check_labels(labels, shape, vocab):
     Raises ValueError for another shape or type, an id that is not in the vocabulary, or labels
     that are all IGNORE.
     """
-    labels = np.asarray(labels)
+    labels = rectangular("labels", labels)
     if labels.shape != shape:
         raise ValueError(
             f"labels have shape {labels.shape}, their token ids {shape}; "

@@ -8,6 +8,7 @@ object, is put back.
 import contextlib
 
 from ..engine.backend import dtype, np
+from ..errors import to_python
 from ..model.layers import Parameter
 from ..model.transaction import all_or_nothing, changing, snapshot, undo
 from .base import Adapter, Method, adapters, base_parameters, find, in_use, precision
@@ -55,7 +56,7 @@ def prepare(model, method, name, rng=0):
     if not isinstance(method, Method):
         raise TypeError(f"attach takes a method such as LoRA(r=8), got {method!r}")
     with disabled(model), dtype(precision(model)):
-        deltas = method.make_deltas(model, np.random.default_rng(rng))
+        deltas = method.make_deltas(model, np.random.default_rng(to_python(rng)))
         originals = method.base_parameters_to_copy(model)
         copies = {path: Parameter(p.data) for path, p in originals.items()}
     adapter = Adapter(name, method, deltas, copies)
@@ -167,12 +168,16 @@ def switch(before, chosen):
 
 def rows_by_name(names, rows):
     """The arguments of `use` as {adapter's name: mask of rows (B,), or None for all rows}."""
+    if rows is not None and names is not None:
+        raise ValueError(f"use takes names, or a name for each of the rows, got {names!r} too")
     if rows is not None:
+        rows = to_python(rows)
         chosen = dict.fromkeys(name for name in rows if name is not None)
         return {name: np.array([row == name for row in rows]) for name in chosen}
     if isinstance(names, dict):
         return names
-    return dict.fromkeys([names] if isinstance(names, str) else names or [])
+    names = () if names is None else to_python(names)
+    return dict.fromkeys(names if isinstance(names, tuple) else [names])
 
 
 def check_compatible(chosen):

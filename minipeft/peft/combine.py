@@ -21,7 +21,7 @@ import copy
 import math
 
 from ..engine.backend import dtype, np, xp
-from ..errors import unknown
+from ..errors import to_python, unknown
 from ..model.layers import Parameter
 from ..model.quantize import relative_error
 from ..model.transaction import all_or_nothing
@@ -60,6 +60,7 @@ def combine(model, names, weights, kind="linear", name=None, *, rank=None, densi
     Raises ValueError, and changes nothing, if an adapter changes more than Linear weights, as a
     prefix does; such an adapter can only be copied, that is combined alone with weight 1.
     """
+    names, weights, rank, density = map(to_python, (names, weights, rank, density))
     weights = check(names, weights, kind, rank, density)
     name = "+".join(names) if name is None else name
     check_name(model, name)
@@ -99,7 +100,10 @@ def duplicates(model, adapter):
 
 def combined(model, parts, weights, kind, name, rank, density, rng):
     """The Combination of several adapters, a LoRA that is not attached yet."""
-    changes, rng = [change(model, part) for part in parts], np.random.default_rng(rng)
+    changes, rng = (
+        [change(model, part) for part in parts],
+        np.random.default_rng(to_python(rng)),
+    )
     density = density or (1.0 if len(parts) == 1 else 0.5)
     wanted, factors = {}, {}
     for path, layer in linears(model).items():

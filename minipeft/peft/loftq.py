@@ -29,7 +29,7 @@ def loftq(model, method=None, kind="nf4", *, steps=1, name="default", block=64, 
     changes nothing, where `quantize` or `attach` would. The base is changed for good: save it
     with `save_model`, because the adapter fits no other base.
     """
-    check_whole(1, steps=steps)
+    (steps,) = check_whole(1, steps=steps)
     check_no_adapters(model)
     adapter = prepare(model, LoRA() if method is None else method, name)
     layers = linears(model)

@@ -19,7 +19,7 @@ from importlib.resources import files
 
 from ..engine.backend import np
 from ..engine.functional import IGNORE
-from ..errors import unknown
+from ..errors import check_whole, unknown
 from ..train.data import Examples
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -167,9 +167,11 @@ class Task:
     def examples(self, split, limit=None):
         """Returns the Examples of a split: "train", "valid" or "test".
 
-        With `limit`, so many of them, spread evenly over the alphabet.
+        With `limit`, so many of them, at least 1, spread evenly over the alphabet.
         """
         pairs = self.pairs(split)
+        if limit is not None:
+            (limit,) = check_whole(1, limit=limit)
         if limit is not None and limit < len(pairs):
             pairs = [pairs[i * len(pairs) // limit] for i in range(limit)]
         return examples_of([(self.name, *pair) for pair in pairs])

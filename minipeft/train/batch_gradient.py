@@ -65,6 +65,7 @@ def accumulate(leaf_gradients, sums):
         sums[leaf] = sums[leaf] + g if leaf in sums else g
 
 
+@np.errstate(under="ignore")
 def chunked_loss(model, ids, labels, count=None):
     """Returns `Transformer.loss` as a Tensor, without the array of all logits (B, T, V).
 
@@ -90,5 +91,5 @@ def chunked_loss(model, ids, labels, count=None):
             dx[chunk] = leaf_gradients.pop(part.node)
         accumulate(leaf_gradients, head_gradients)
     edges = [(x, dx)]
-    edges += [(Tensor(None, node=leaf), dw) for leaf, dw in head_gradients.items()]
+    edges += [(Tensor(dw, node=leaf), dw) for leaf, dw in head_gradients.items()]
     return record(total, *((operand, lambda g, d=d: g * d) for operand, d in edges))

@@ -12,6 +12,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -53,20 +54,20 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
 
     Ctrl-C ends the run after the current step and keeps what was learnt; a second Ctrl-C stops
     at once, perhaps in the middle of an update.
-    Raises FloatingPointError, with the step, if the loss or a gradient is not finite; the model
-    then has the weights that last gave a finite loss. Raises ValueError if nothing is trainable
-    or the checkpoint is of another run, and TypeError for data of another kind.
+    Raises FloatingPointError, with the step, if the loss, a gradient, or in the end a weight is
+    not finite; the model then has the weights that last gave a finite loss. Raises ValueError
+    if nothing is trainable or the checkpoint is of another run, and TypeError for other data.
     """
     check_known("option of fit", options, Settings.__dataclass_fields__)
-    check_whole(1, save_every=save_every)
-    check_whole(0, until=0 if until is None else until)
+    (save_every,) = check_whole(1, save_every=save_every)
     run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
     if checkpoint is not None:
         run.resume(checkpoint)
-    last = steps if until is None else min(until, steps)
+    steps = run.settings.steps
+    last = steps if until is None else min(*check_whole(0, until=until), steps)
     silent = label is None or None  # None: shown on a terminal only
     bar = tqdm(desc=label, initial=run.done, total=steps, disable=silent, leave=False)
-    no_warnings = np.errstate(over="ignore", invalid="ignore")  # `raise_not_finite` says more
+    no_warnings = np.errstate(over="ignore", invalid="ignore", under="ignore")  # see `step`
     with bar, no_warnings, first_ctrl_c() as stop, run.workers() as map_micro_batches:
         while run.done < last and not stop.is_set():
             run.step(map_micro_batches)
@@ -76,6 +77,7 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
                 run.save(checkpoint)
     if run.done < last:
         run.history.stopped = f"interrupted after step {run.done} of {steps}"
+    run.check_weights()
     if checkpoint is not None:
         run.save(checkpoint)
     return run.history
@@ -199,17 +201,38 @@ class Run:
         If the loss is not finite, the model gets the weights that last gave a finite one.
         """
         if not math.isfinite(loss):
-            for path, p in self.trainable.items():
-                p.data[...] = self.last_good[path]
+            self.restore()
         raise FloatingPointError(
             f"the loss is {loss} and the gradient's norm {norm} at step {self.done}; "
             "the weights are those that last gave a finite loss. "
             "Try a lower learning rate or a longer warm-up"
         )
 
+    def restore(self):
+        """Give the model the weights that last gave a finite loss."""
+        for path, p in self.trainable.items():
+            p.data[...] = self.last_good[path]
+
+    def check_weights(self):
+        """Raises FloatingPointError if a weight is not finite.
+
+        The model then gets the weights from before the last update, which gave a finite loss.
+        """
+        if not all(to_list([xp.isfinite(p.data).all() for p in self.parameters])):
+            self.restore()
+            raise FloatingPointError(
+                f"step {self.done} made a weight that is not finite; the weights are those "
+                "before it. Try a lower learning rate or a longer warm-up"
+            )
+
     def save(self, path):
-        """Write weights, moments, settings and history to one file, atomically."""
+        """Write weights, moments, settings and history to one file, atomically.
+
+        Raises FloatingPointError instead if a weight is not finite.
+        """
+        self.check_weights()
         run = {"settings": self.identity(), "steps": self.done, "history": asdict(self.history)}
+        run["skipped"] = [getattr(optimizer, "skipped", []) for optimizer in self.optimizers]
         write_arrays(path, self.state(), {"run": json.dumps(run)})
 
     def resume(self, path):
@@ -227,6 +250,7 @@ class Run:
         with error_context(path):
             identity = dict(run["settings"])
             steps, history = run["steps"], History(**run["history"] | {"stopped": ""})
+            skipped = [list(counts) for counts in run["skipped"]]
             if type(steps) is not int or not 0 <= steps == len(history.loss):
                 raise ValueError(f"it holds {steps!r} steps and {len(history.loss)} losses")
         for key, ours in self.identity().items():
@@ -237,9 +261,11 @@ class Run:
                 )
         for name, a in state.items():
             a[...] = xp.asarray(arrays[name])
-        for optimizer in self.optimizers:
-            optimizer.steps = steps
+        for optimizer, counts in zip(self.optimizers, skipped, strict=True):
+            optimizer.steps, optimizer.skipped = steps, counts
         self.history = history
+        if steps == self.settings.steps:
+            warnings.warn(f"{path} holds a finished run; remove it to train anew", stacklevel=3)
 
     def state(self):
         """Returns the arrays of a checkpoint, {name: array}, the run's own and not copies.
@@ -294,15 +320,16 @@ def evaluate(model, examples, batch_size=256):
     """Returns the Score of a model on Examples: mean loss in nats, and share of exact answers.
 
     An answer is exact if the most likely token is the right one at every label, [end] included,
-    given the right tokens before it. Exactly then greedy decoding generates that answer.
+    given the right tokens before it. Exactly then greedy decoding generates that answer. Rows
+    without a label have no answer and do not count.
     Raises TypeError for anything but Examples, and ValueError for bad ids or labels.
     """
-    check_whole(1, batch_size=batch_size)
+    (batch_size,) = check_whole(1, batch_size=batch_size)
     if not hasattr(examples, "labels"):
         kind = "Examples, such as Task('gerund').examples('test')"
         raise TypeError(f"evaluate takes {kind}, got {examples!r}")
     check_labels(examples.labels, examples.ids.shape, model.config.vocab)
-    nats, exact, tokens = 0.0, 0, 0
+    nats, exact, answers, tokens = 0.0, 0, 0, 0
     with no_grad():
         starts = range(0, len(examples), batch_size)
         for start in tqdm(starts, "evaluate", delay=2, leave=False, disable=None):
@@ -311,6 +338,8 @@ def evaluate(model, examples, batch_size=256):
             logits, labelled = model(ids), labels != IGNORE
             nats += cross_entropy(logits, labels, count=1).item()
             best = to_numpy(xp.argmax(logits.data, axis=-1))
-            exact += int(((best == labels) | ~labelled).all(axis=1).sum())
+            asked = labelled.any(axis=1)
+            exact += int(((best == labels) | ~labelled).all(axis=1)[asked].sum())
+            answers += int(asked.sum())
             tokens += int(labelled.sum())
-    return Score(nats / tokens, exact / len(examples))
+    return Score(nats / tokens, exact / answers)

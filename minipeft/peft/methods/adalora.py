@@ -17,7 +17,9 @@ Every deltaT updates, only the b(t) best triplets of the whole model keep their 
     b(t) = (target_r + (init_r − target_r) (1 − τ)³) N                τ from 0 to 1
     b(t) = target_r N, those chosen at its start                      the last tfinal updates
 
-for N targets. `fit` does all that, and notes the ranks after each update in the History.
+for N targets. `fit` does all that, and notes the ranks after each update in the History. The
+next `fit` begins with the triplets that are left: P and Q of the others are set to zero, so
+that their gradients are zero too and they stay away.
 
 Zhang et al. 2023, sections 3.1 to 3.3, arXiv:2303.10512. Defaults and initialisation are those
 of HF PEFT, which divides by r + 10⁻⁵ and does not square the norms.
@@ -98,9 +100,13 @@ class AdaLoRA(Targeted):
 
     def before_step(self, adapter, step, steps):
         self.budget(step, steps, 1)  # raises if the run is too short
+        deltas = adapter.deltas.values()
+        if step == 1 and any(to_list([(delta.lora_E.data != 0).any() for delta in deltas])):
+            for delta in deltas:
+                delta.drop_pruned()
         if self.orth_reg_weight:
-            share = self.orth_reg_weight / len(adapter.deltas)
-            for delta in adapter.deltas.values():
+            share = self.orth_reg_weight / len(deltas)
+            for delta in deltas:
                 (delta.skewness() * share).backward()
 
     def after_step(self, adapter, step, steps, scale=1.0):
@@ -159,6 +165,14 @@ class AdaLoRADelta(Delta):
     def rank(self):
         """The number of λ that are not zero."""
         return int((self.lora_E.data != 0).sum())
+
+    def drop_pruned(self):
+        """Set P and Q to zero where λ is zero, and the gradient of that λ."""
+        left = (self.lora_E.data != 0).astype(self.lora_E.dtype)
+        self.lora_B.data *= left
+        self.lora_A.data *= left[:, None]
+        if self.lora_E.grad is not None:
+            self.lora_E.grad = self.lora_E.grad * left
 
     def skewness(self):
         """‖Pᵀ P − I‖² + ‖Q Qᵀ − I‖², squared Frobenius norms, as a Tensor."""
