@@ -141,7 +141,7 @@ def law_21_what_fails_changes_nothing(case):
         work, net = start()
         lines = count_lines(work)
         after = state(net)
-        for line in np.random.default_rng(case.seed).integers(1, lines + 1, 2):
+        for line in np.random.default_rng(case.seed).integers(1, lines + 1, 1):
             fails_cleanly(start, int(line), after)
 
 
