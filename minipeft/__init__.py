@@ -21,7 +21,6 @@ The rooms, in the order of reading; each imports only from those before it:
 from .engine.backend import dtype
 from .engine.tensor import Tensor, no_grad
 from .io.checkpoint import (
-    fingerprint,
     load_adapter,
     load_base,
     load_model,
@@ -29,6 +28,7 @@ from .io.checkpoint import (
     save_model,
 )
 from .io.hf_adapters import export_adapter, import_adapter
+from .io.identity import fingerprint
 from .lab.count import count
 from .lab.explain import explain
 from .lab.ledger import ledger

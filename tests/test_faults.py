@@ -18,7 +18,7 @@ import pytest
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy
-from minipeft.io.files import header
+from minipeft.io.arrays import header
 
 KILLS, PATIENCE = 20, 100
 STEPS = 100_000  # more than anybody waits for

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
-from minipeft.io.files import write_arrays
+from minipeft.io.arrays import write_arrays
 from minipeft.lab.saved_tensors import tape_arrays
 from minipeft.model.quantize import LEVELS, QuantizedParameter, relative_error
 from strategies import batch, model

@@ -35,7 +35,18 @@ class AdamW:
         """Update the parameters once, at learning rate `lr`, by their gradients times `scale`.
 
         backup: arrays, one per parameter, which receive the weights from before the update.
+        With them, an update that is interrupted leaves every weight as it was.
         """
+        written = []  # pairs of views: what is being updated, and what it was before
+        try:
+            self.update(lr, scale, backup, written)
+        except BaseException:
+            for w, saved in written:
+                w[...] = saved
+            raise
+
+    def update(self, lr, scale, backup, written):
+        """Update the parameters, noting before each part of a weight where it is saved."""
         self.steps += 1
         b1, b2 = self.betas
         for i, p in enumerate(self.parameters):
@@ -50,6 +61,7 @@ class AdamW:
             arrays = (p.data, p.grad, self.m[i], self.v[i], saved)
             for w, g, m, v, saved in in_chunks(*arrays):
                 saved[...] = w
+                written.append((w, saved))
                 w *= decay
                 w -= self.direction(g * scale, m, v, root) * (rate * p.rate)
             p.data = p.data  # so that a tape that has read it knows that it was written

@@ -3,51 +3,58 @@
     base/      config.json           model.safetensors            all parameters
     adapter/   adapter_config.json   adapter_model.safetensors    only what was trained
 
-An adapter's file carries its configuration and the fingerprint of the base that it was trained
-on. So loading it on another base is an error, not a model with wrong answers.
+An adapter's file carries its configuration and the identity of the base that it was trained on.
+So loading it on another base is an error, not a model with wrong answers. The names of modules
+are not Hugging Face's. So that HF PEFT refuses such a folder, the name of the method in it
+begins with "minipeft."; `export_adapter` writes what HF PEFT reads.
 """
 
-import hashlib
 import json
 from dataclasses import asdict
 from importlib.resources import files
-from pathlib import Path
 
-from ..engine.backend import dtype, np, to_numpy, xp
+from ..engine.backend import dtype, xp
 from ..errors import unknown
 from ..model.config import Config
 from ..model.quantize import QuantizedParameter, quantize_weights
 from ..model.transaction import all_or_nothing
 from ..model.transformer import Transformer
 from ..peft.attach import check_name, install, prepare, use
-from ..peft.base import base_parameters, find
+from ..peft.base import adapters, base_parameters, find
 from ..peft.methods import METHODS
-from .files import (
-    count_elements,
-    error_context,
-    read_arrays,
-    read_config,
-    write_arrays,
-    write_json,
-)
+from .arrays import read_arrays, read_config, write_arrays
+from .files import as_path, error_context, write_json
+from .identity import base_identity, difference
+from .safetensors import Safetensors
 
+OURS = "minipeft."  # before the method's name in a file of `save_adapter`
 # the keys of an adapter's configuration that are no options of its method
-EXTRA_KEYS = ("base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type")
+EXTRA_KEYS = (
+    "base", "base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type",
+)  # fmt: skip
 
 
 def save_model(model, folder):
     """Write the base of a model, without adapters, to config.json and model.safetensors.
 
-    Quantised weights are written as codes and scales.
+    Quantised weights are written as codes and scales. Raises ValueError while an adapter that
+    trains base parameters is in use: what it has learnt would be missing.
     """
+    folder = as_path(folder)
+    for adapter in adapters(model).values():
+        if adapter.originals:
+            raise ValueError(
+                f"{adapter.name!r} has replaced parameters of the base, which would be saved "
+                "without it; merge it first, or use(model, None) to save the base as it was"
+            )
     config = asdict(model.config) | {"dtype": str(model.wte.weight.dtype)}
     parameters = dict(base_parameters(model))
     quantized = {path: p for path, p in parameters.items() if isinstance(p, QuantizedParameter)}
     if quantized:
         config["packed"] = {path: p.quantization for path, p in quantized.items()}
     arrays = stored_arrays(parameters)
-    write_arrays(Path(folder) / "model.safetensors", arrays, {"config": json.dumps(config)})
-    write_json(Path(folder) / "config.json", config)
+    write_arrays(folder / "model.safetensors", arrays, {"config": json.dumps(config)})
+    write_json(folder / "config.json", config)
 
 
 def load_model(folder):
@@ -56,19 +63,21 @@ def load_model(folder):
     Raises ValueError for files that are damaged or do not fit together, and FileNotFoundError
     if one is missing.
     """
-    path = Path(folder) / "model.safetensors"
-    values = read_config(path, Path(folder) / "config.json")
-    precision, quantization = values.pop("dtype", "float32"), values.pop("packed", {})
-    elements = count_elements(path)
-    with error_context(path), dtype(precision):
-        config = Config.from_dict(values)
-        fits = config.size <= 2 * elements if quantization else config.size == elements
-        if not fits:  # checked before memory is allocated; two 4-bit codes may share an element
-            raise ValueError(f"it holds {elements:,} values, its config needs {config.size:,}")
-        model = Transformer(config, rng=0)
-        quantize_weights(model, quantization)
-    arrays = stored_arrays(dict(model.named_parameters()))
-    loaded, _ = read_arrays(path, like=arrays)
+    path = as_path(folder) / "model.safetensors"
+    with Safetensors(path) as file:
+        values = read_config(file, as_path(folder) / "config.json")
+        precision, quantization = values.pop("dtype", "float32"), values.pop("packed", {})
+        with error_context(path), dtype(precision):
+            config = Config.from_dict(values)
+            fits = config.size <= 2 * file.count if quantization else config.size == file.count
+            if not fits:  # before memory is taken; two 4-bit codes may share an element
+                raise ValueError(
+                    f"it holds {file.count:,} values, its config needs {config.size:,}"
+                )
+            model = Transformer(config, rng=0)
+            quantize_weights(model, quantization)
+        arrays = stored_arrays(dict(model.named_parameters()))
+        loaded = read_arrays(file, like=arrays)
     for name, a in arrays.items():
         a[...] = xp.asarray(loaded[name])
     return model
@@ -91,7 +100,7 @@ def load_base():
 def save_adapter(model, name, folder):
     """Write the trained parameters of one adapter to a folder. Returns the folder's Path.
 
-    The configuration has the fingerprint of the base. A network that only computes other
+    The configuration has the identity of the base. A network that only computes other
     parameters, such as that of prefix tuning, is replaced by the parameters that it computes.
     Raises ValueError if there is no adapter of that name.
     """
@@ -99,18 +108,17 @@ def save_adapter(model, name, folder):
     method = adapter.method.export_form()
     config = asdict(method) | ({method.hf_flag: True} if method.hf_flag else {})
     config |= {
-        "peft_type": method.peft_type,
+        "peft_type": OURS + method.peft_type,
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
         "base_model_name_or_path": None,
-        "base_fingerprint": fingerprint(model),
+        "base": base_identity(model),
     }
+    folder = as_path(folder)
     arrays = {hf_name(path, method): a for path, a in adapter.saved().items()}
-    write_arrays(
-        Path(folder) / "adapter_model.safetensors", arrays, {"config": json.dumps(config)}
-    )
-    write_json(Path(folder) / "adapter_config.json", config)
-    return Path(folder)
+    write_arrays(folder / "adapter_model.safetensors", arrays, {"config": json.dumps(config)})
+    write_json(folder / "adapter_config.json", config)
+    return folder
 
 
 @all_or_nothing
@@ -121,34 +129,49 @@ def load_adapter(model, folder, name=None):
     was, if the files are damaged or do not fit the model, or if the model is not the base that
     the adapter was trained on; raises FileNotFoundError if a file is missing.
     """
-    path = Path(folder) / "adapter_model.safetensors"
-    name = Path(folder).resolve().name if name is None else name
+    folder = as_path(folder)
+    name = folder.resolve().name if name is None else name
     check_name(model, name)
-    values = read_config(path, Path(folder) / "adapter_config.json")
-    with error_context(path):
-        method, extra = method_from_config(values)
-        method = method.export_form()  # HF PEFT's files name a network but do not hold it
-        elements, trained = count_elements(path), method.count(model.config)
-        if elements != trained:
-            raise ValueError(
-                f"it holds {elements:,} parameters, but {method} trains {trained:,} "
-                "on this model"
-            )
-    trained_on, this = extra.get("base_fingerprint"), fingerprint(model)
-    if trained_on not in (None, this):
-        raise ValueError(
-            f"{folder} was trained on the base {str(trained_on)[:12]}…, this one is "
-            f"{this[:12]}…; load it on its own base (unmerge what was merged)"
-        )
-    with error_context(path):
-        adapter = prepare(model, method, name)
-    like = {hf_name(key, method): a for key, a in adapter.saved().items()}
-    arrays, _ = read_arrays(path, like)
+    with Safetensors(folder / "adapter_model.safetensors") as file:
+        values = read_config(file, folder / "adapter_config.json")
+        with error_context(file.path):
+            method, extra = method_from_config(values)
+            method = method.export_form()  # older files name a network but do not hold it
+            check_base(model, extra)
+            check_count(file, method, model.config)
+            adapter = prepare(model, method, name)
+        like = {hf_name(key, method): a for key, a in adapter.saved().items()}
+        arrays = read_arrays(file, like)
     for key, p in adapter.named_parameters():
         p.data = xp.asarray(arrays[hf_name(key, method)]).reshape(p.shape)
     install(model, adapter)
     use(model, adapter.name)
     return adapter
+
+
+def check_base(model, extra):
+    """Raises ValueError if a file's adapter was trained on another base.
+
+    An older file has only the fingerprint, one that other programs wrote has nothing.
+    """
+    ours = base_identity(model)
+    older = {"fingerprint": extra.get("base_fingerprint", ours["fingerprint"])}
+    theirs = extra.get("base", older)
+    ours = {key: ours[key] for key in ours if key in theirs} if theirs is older else ours
+    if differs := difference(theirs, ours, "base"):
+        raise ValueError(
+            f"it was trained on another base: {differs}; load it on its own (unmerge what was "
+            "merged)"
+        )
+
+
+def check_count(file, method, config):
+    """Raises ValueError, before memory is taken, if a file does not hold a method's numbers."""
+    count = method.count(config)
+    if file.count != count:
+        raise ValueError(
+            f"it holds {file.count:,} parameters, but {method} trains {count:,} on this model"
+        )
 
 
 def hf_name(path, method):
@@ -167,7 +190,7 @@ def method_from_config(values):
     Where several methods share a peft_type, a flag in the configuration says which it is.
     """
     values = dict(values)
-    peft_type = values.pop("peft_type", None)
+    peft_type = str(values.pop("peft_type", None)).removeprefix(OURS)
     candidates = [method for method in METHODS.values() if method.peft_type == peft_type]
     if not candidates:
         known = dict.fromkeys(method.peft_type for method in METHODS.values())
@@ -177,15 +200,3 @@ def method_from_config(values):
     method = (flagged or candidates)[0]
     values.pop(method.hf_flag, None)
     return method.from_dict(values), extra
-
-
-def fingerprint(model):
-    """Returns the SHA-256 of the base: names, shapes and bytes, in hexadecimal.
-
-    Adapters do not change it; merging one into the weights does.
-    """
-    digest = hashlib.sha256()
-    for path, p in sorted(base_parameters(model)):
-        digest.update(f"{path} {p.shape} {p.dtype}".encode())
-        digest.update(np.ascontiguousarray(to_numpy(p.data)))
-    return digest.hexdigest()

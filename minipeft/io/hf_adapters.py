@@ -13,8 +13,8 @@ that no pattern of names has to be translated.
 HF PEFT's files have no fingerprint of their base: that it is the right one cannot be checked.
 """
 
+import hashlib
 from dataclasses import asdict
-from pathlib import Path
 
 from ..engine.backend import np, to_numpy, xp
 from ..errors import unknown
@@ -23,16 +23,10 @@ from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
 from ..peft.targets import Targeted, first_match
-from .checkpoint import hf_name, method_from_config
-from .files import (
-    count_elements,
-    error_context,
-    header,
-    read_arrays,
-    read_json,
-    write_arrays,
-    write_json,
-)
+from .arrays import read_arrays, write_arrays
+from .checkpoint import OURS, hf_name, method_from_config
+from .files import as_path, error_context, json_object, json_text, read_text, write_bytes
+from .safetensors import Safetensors
 
 # {part of a path here: the part in HF's model} where they differ
 LLAMA = {
@@ -63,6 +57,9 @@ WITHOUT_EFFECT = (
     "revision", "save_projection", "target_modules", "task_type", "token_dim",
     "tokenizer_kwargs", "tokenizer_name_or_path", "total_step",
 )  # fmt: skip
+SEAL = (
+    "config_sha256"  # in the metadata of the arrays: that they and a configuration are a pair
+)
 # values of init_lora_weights that leave the weights of the base as they are
 BASE_UNCHANGED = (True, False, "gaussian", "orthogonal", "eva")
 
@@ -73,12 +70,13 @@ def export_adapter(model, name, folder):
     Returns the folder's Path. Raises ValueError if there is no adapter of that name, if HF PEFT
     does not have its method, or if HF has no model of this shape.
     """
-    adapter, hf_path = find(model, name), hf_paths(model)
-    config = hf_config(adapter, hf_path, model.config)
+    adapter, hf_path, folder = find(model, name), hf_paths(model), as_path(folder)
+    config = json_text(hf_config(adapter, hf_path, model.config))
     arrays = hf_arrays(model, adapter, hf_path)
-    write_arrays(Path(folder) / "adapter_model.safetensors", arrays)
-    write_json(Path(folder) / "adapter_config.json", config)
-    return Path(folder)
+    seal = {SEAL: hashlib.sha256(config).hexdigest()}
+    write_arrays(folder / "adapter_model.safetensors", arrays, seal)
+    write_bytes(folder / "adapter_config.json", config)
+    return folder
 
 
 @all_or_nothing
@@ -88,21 +86,25 @@ def import_adapter(model, folder, name=None):
     Its name is that of the folder unless given. Raises ValueError, and leaves the model as it
     was, if the files do not fit the model, or need what this package does not have.
     """
-    path, hf_path = Path(folder) / "adapter_model.safetensors", hf_paths(model)
-    name = Path(folder).resolve().name if name is None else name
+    folder, hf_path = as_path(folder), hf_paths(model)
+    name = folder.resolve().name if name is None else name
     check_name(model, name)
-    values, (entries, _) = read_json(Path(folder) / "adapter_config.json"), header(path)
-    with error_context(path):
-        method = method_from_hf(values, entries, hf_path)
-        if method.count(model.config) > count_elements(path):
-            raise ValueError(f"it holds fewer parameters than {method} trains on this model")
-        adapter = prepare(model, method, name)
-        arrays = hf_arrays(model, adapter, hf_path, tables=entries)
-        like = {
-            key: np.empty(a.shape, entries.get(key, ("float32",))[0])
-            for key, a in arrays.items()
-        }
-    loaded, _ = read_arrays(path, like)
+    path = folder / "adapter_model.safetensors"
+    with Safetensors(path) as file:
+        values, entries = sealed_config(file, folder / "adapter_config.json"), file.entries
+        with error_context(path):
+            method = method_from_hf(values, entries, hf_path)
+            if method.count(model.config) > file.count:
+                raise ValueError(
+                    f"it holds fewer parameters than {method} trains on this model"
+                )
+            adapter = prepare(model, method, name)
+            arrays = hf_arrays(model, adapter, hf_path, tables=entries)
+            like = {
+                key: np.empty(a.shape, entries.get(key, ("float32",))[0])
+                for key, a in arrays.items()
+            }
+        loaded = read_arrays(file, like)
     trained = hf_names(adapter, hf_path)
     for key in arrays.keys() - trained.values():
         if not np.array_equal(loaded[key], to_numpy(arrays[key])):
@@ -116,6 +118,19 @@ def import_adapter(model, folder, name=None):
     install(model, adapter)
     use(model, name)
     return adapter
+
+
+def sealed_config(file, path):
+    """Returns the configuration beside a Safetensors file.
+
+    Raises ValueError if `export_adapter` wrote the two in different calls.
+    """
+    text = read_text(path)
+    if file.metadata.get(SEAL) not in (None, hashlib.sha256(text).hexdigest()):
+        raise ValueError(
+            f"{path} is not the one that {file.path} was exported with; export both again"
+        )
+    return json_object(text, path)
 
 
 class HFPaths(dict):
@@ -229,6 +244,8 @@ def method_from_hf(values, entries, hf_path):
     Raises ValueError for an option that changes the result and that this package does not have.
     """
     peft_type, init = values.get("peft_type"), values.get("init_lora_weights", True)
+    if str(peft_type).startswith(OURS):
+        raise ValueError("it was written by save_adapter, which load_adapter reads")
     if peft_type not in EXCHANGED:
         raise ValueError(unknown("peft_type", peft_type, EXCHANGED))
     if init not in BASE_UNCHANGED:

@@ -16,8 +16,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..errors import unknown
-from ..io.checkpoint import fingerprint, load_base
+from ..io.checkpoint import load_base
 from ..io.files import check_writable, read_json, write_json
+from ..io.identity import fingerprint
 from ..peft.methods import METHODS as ALL
 from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison

@@ -5,6 +5,7 @@ from tqdm import tqdm
 from ..engine.backend import np, to_numpy
 from ..engine.tensor import no_grad
 from ..errors import to_python
+from .transaction import computing
 from .validation import check_ids
 
 
@@ -32,7 +33,7 @@ def generate(model, prompts, max_new=32, *, temperature=0.0, top_k=None, stop=No
     steps = tqdm(
         reversed(range(max_new)), "generate", max_new, delay=2, leave=False, disable=None
     )
-    with no_grad(), steps:
+    with computing(model), no_grad(), steps:
         padded = not attention_mask.all()
         logits, cache = model.read(ids, attention_mask=attention_mask if padded else None)
         if stop is None:

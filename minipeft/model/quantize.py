@@ -161,6 +161,14 @@ class QuantizedParameter(Parameter):
         """Returns other values, quantised by the same options."""
         return QuantizedParameter(values, **self.quantization)
 
+    def __getstate__(self):
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.node = None
+
     def __deepcopy__(self, memo):
         return self  # read-only, so copies of a model can share it
 

@@ -19,6 +19,7 @@ from ..engine.backend import array, np, xp
 from ..errors import to_python
 from .kv_cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
+from .transaction import computing
 from .validation import check_attention_mask, check_ids, check_labels
 
 
@@ -154,8 +155,9 @@ class Transformer(Module):
     @np.errstate(under="ignore")  # too small a product is 0
     def read(self, ids, cache=None, attention_mask=None):
         """Returns (logits (B, T, V), the cache to go on from), as `hidden_states` does."""
-        x, cache = self.hidden_states(ids, cache, attention_mask)
-        return self.lm_head(x), cache
+        with computing(self):
+            x, cache = self.hidden_states(ids, cache, attention_mask)
+            return self.lm_head(x), cache
 
     def hidden_states(self, ids, cache=None, attention_mask=None):
         """Returns (the head's input (B, T, D), cache) for token ids (B, T) behind the cache.

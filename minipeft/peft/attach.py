@@ -69,6 +69,8 @@ def check_name(model, name):
     """Raises ValueError for what cannot name a new adapter."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"an adapter's name is a non-empty string, got {name!r}")
+    if not name.isprintable():  # nor can what is no text be a file's name
+        raise ValueError(f"an adapter's name is text that can be printed, got {name!r}")
     if name in adapters(model):
         raise ValueError(f"{name!r} is already attached; detach it or choose another name")
 

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from ..errors import unknown
 from ..model.layers import Embedding, Linear, Site, TiedHead
@@ -16,7 +17,8 @@ class Targeted(Method):
     """A method that makes one change on each matrix that its `target_modules` name.
 
     The matrices are those of Linears, the head, and for some methods the token table "wte". A
-    name matches the end of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj".
+    name matches the end of a path: "q_proj", "mlp.up_proj", "blocks.0.attn.q_proj"; * stands
+    for anything: "blocks.0.*".
     """
 
     layers_to_transform = None
@@ -29,13 +31,11 @@ class Targeted(Method):
         super().__post_init__()
         for option in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(self, option, {}):
-                try:
-                    ending(pattern)
-                except re.error as error:
-                    text = (
-                        f"{option} holds {pattern!r}, which is no regular expression: {error}"
+                if not re.fullmatch(r"[\w.*-]+", wildcard(pattern)):
+                    raise ValueError(
+                        f"{option} holds {pattern!r}; expected the end of a module's path, "
+                        "with * for anything: 'q_proj', 'blocks.0.*'"
                     )
-                    raise ValueError(text) from None
 
     def targets(self, matrices):
         """The entries of {path: anything} whose modules it changes.
@@ -178,8 +178,8 @@ def last_names(paths):
 
 
 def matches(paths, name):
-    """The paths that are, or end in, a name."""
-    return {path for path in paths if f".{path}".endswith(f".{name}")}
+    """The paths that are, or end in, a name, in which * stands for anything."""
+    return {path for path in paths if fnmatchcase(f".{path}", f"*.{name}")}
 
 
 def in_layers(modules, numbers):
@@ -197,14 +197,19 @@ def in_layers(modules, numbers):
 def first_match(patterns, path):
     """The first key of {pattern: value} that matches the end of a path, or None.
 
-    A pattern is a regular expression, as in HF PEFT: "q_proj", "blocks.0.*", ".*attn.*".
+    A pattern is a name, or several, with * for anything: "q_proj", "blocks.0.*", "*attn*".
     """
-    return next((key for key in patterns if ending(key).match(path)), None)
+    whole = f".{path}"
+    return next((key for key in patterns if fnmatchcase(whole, f"*.{wildcard(key)}")), None)
 
 
-def ending(pattern):
-    """The regular expression of paths whose end matches a pattern."""
-    return re.compile(rf"(.*\.)?({pattern})$")
+def wildcard(pattern):
+    """A pattern whose only special character is *.
+
+    HF PEFT takes regular expressions, which may run for ever. Those that people use there say
+    no more than a * can: "^model.layers.0", ".*attn.*", r"layers\.1\..*".
+    """
+    return pattern.removeprefix("^").removesuffix("$").replace(".*", "*").replace("\\.", ".")
 
 
 def check_pattern(option, table, paths):

@@ -14,8 +14,7 @@ import threading
 import time
 import warnings
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
 
 from tqdm import tqdm
 
@@ -24,15 +23,12 @@ from ..engine.functional import IGNORE, cross_entropy
 from ..engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
 from ..engine.tensor import no_grad
 from ..errors import check_known, check_whole
-from ..io.files import (
-    check_writable,
-    checksum,
-    error_context,
-    json_object,
-    read_arrays,
-    write_arrays,
-)
+from ..io.arrays import read_arrays, write_arrays
+from ..io.files import as_path, check_writable, error_context, json_object, locked
+from ..io.identity import adapters_identity, config_identity, data_identity, difference, digest
+from ..io.safetensors import Safetensors
 from ..model.gradient_checkpointing import recomputing
+from ..model.transaction import changing, computing
 from ..model.validation import check_labels
 from ..options import Options, option
 from ..peft.base import adapters, base_parameters, in_use
@@ -53,33 +49,25 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     label: the name on the progress bar; None shows no bar.
 
     Ctrl-C ends the run after the current step and keeps what was learnt; a second Ctrl-C stops
-    at once, perhaps in the middle of an update.
+    at once, between two updates. While it runs, no other thread may use the model, and no other
+    run the checkpoint.
     Raises FloatingPointError, with the step, if the loss, a gradient, or in the end a weight is
     not finite; the model then has the weights that last gave a finite loss. Raises ValueError
     if nothing is trainable or the checkpoint is of another run, and TypeError for other data.
     """
     check_known("option of fit", options, Settings.__dataclass_fields__)
     (save_every,) = check_whole(1, save_every=save_every)
-    run = Run(model, getattr(data, "train", data), Settings(steps, batch_size, lr, **options))
-    if checkpoint is not None:
-        run.resume(checkpoint)
-    steps = run.settings.steps
-    last = steps if until is None else min(*check_whole(0, until=until), steps)
-    silent = label is None or None  # None: shown on a terminal only
-    bar = tqdm(desc=label, initial=run.done, total=steps, disable=silent, leave=False)
-    no_warnings = np.errstate(over="ignore", invalid="ignore", under="ignore")  # see `step`
-    with bar, no_warnings, first_ctrl_c() as stop, run.workers() as map_micro_batches:
-        while run.done < last and not stop.is_set():
-            run.step(map_micro_batches)
-            bar.update()
-            bar.set_postfix(loss=f"{run.history.loss[-1]:.3f}", refresh=False)
-            if checkpoint is not None and run.done % save_every == 0:
-                run.save(checkpoint)
-    if run.done < last:
-        run.history.stopped = f"interrupted after step {run.done} of {steps}"
-    run.check_weights()
-    if checkpoint is not None:
-        run.save(checkpoint)
+    settings = Settings(steps, batch_size, lr, **options)
+    last = settings.steps
+    last = last if until is None else min(*check_whole(0, until=until), last)
+    with changing(model), locked(checkpoint) if checkpoint else contextlib.nullcontext():
+        run = Run(model, getattr(data, "train", data), settings)
+        if checkpoint:
+            run.resume(checkpoint)
+        run.go_on(last, label, checkpoint, save_every)
+        run.check_weights()
+        if checkpoint:
+            run.save(checkpoint)
     return run.history
 
 
@@ -167,6 +155,21 @@ class Run:
         with checkpointing, parallel_map(f, self.parameters, s.workers) as map_micro_batches:
             yield map_micro_batches
 
+    def go_on(self, last, label, checkpoint, save_every):
+        """Do all steps up to `last`, with a progress bar and checkpoints, or until Ctrl-C."""
+        steps, silent = self.settings.steps, label is None or None  # None: if on a terminal
+        bar = tqdm(desc=label, initial=self.done, total=steps, disable=silent, leave=False)
+        no_warnings = np.errstate(over="ignore", invalid="ignore", under="ignore")  # see `step`
+        with bar, no_warnings, first_ctrl_c() as stop, self.workers() as map_micro_batches:
+            while self.done < last and not stop.is_set():
+                self.step(map_micro_batches)
+                bar.update()
+                bar.set_postfix(loss=f"{self.history.loss[-1]:.3f}", refresh=False)
+                if checkpoint and self.done % save_every == 0:
+                    self.save(checkpoint)
+        if self.done < last:
+            self.history.stopped = f"interrupted after step {self.done} of {steps}"
+
     def step(self, map_micro_batches=None):
         """Do one step: a batch forward and backward, one update, one record in the history.
 
@@ -184,16 +187,29 @@ class Run:
                 self.raise_not_finite(loss, norm)
             lr = learning_rate(self.done, s.steps, s.lr, s.warmup)
             scale = clip_scale(norm, s.clip)
-            for optimizer in self.optimizers:
-                backup = [self.last_good[path] for path in self.paths(optimizer)]
-                optimizer.step(lr, scale, backup)
-            for adapter in self.adapters:
-                ranks = adapter.method.after_step(adapter, self.done, s.steps, scale)
-                self.history.add_ranks(ranks, adapter.name if len(self.adapters) > 1 else "")
+            self.update(lr, scale)
         finally:
             for p in self.parameters:
                 p.grad = None
         self.history.add(loss, lr, norm, time.perf_counter() - start)
+
+    def update(self, lr, scale):
+        """Update all weights once; an update that is interrupted leaves them as they were."""
+        written = []
+        try:
+            for optimizer in self.optimizers:
+                backup = [self.last_good[path] for path in self.paths(optimizer)]
+                optimizer.step(lr, scale, backup)
+                written += zip(optimizer.parameters, backup, strict=True)
+            for adapter in self.adapters:
+                ranks = adapter.method.after_step(
+                    adapter, self.done, self.settings.steps, scale
+                )
+                self.history.add_ranks(ranks, adapter.name if len(self.adapters) > 1 else "")
+        except BaseException:
+            for p, saved in written:
+                p.data[...] = saved
+            raise
 
     def raise_not_finite(self, loss, norm):
         """Raises FloatingPointError with the step.
@@ -231,7 +247,7 @@ class Run:
         Raises FloatingPointError instead if a weight is not finite.
         """
         self.check_weights()
-        run = {"settings": self.identity(), "steps": self.done, "history": asdict(self.history)}
+        run = {"identity": self.identity, "steps": self.done, "history": asdict(self.history)}
         run["skipped"] = [getattr(optimizer, "skipped", []) for optimizer in self.optimizers]
         write_arrays(path, self.state(), {"run": json.dumps(run)})
 
@@ -242,23 +258,18 @@ class Run:
         settings, data or base. Raises OSError if the file could not be written later.
         """
         check_writable(path)
-        if not Path(path).exists():
+        if not as_path(path).exists():
             return
         state = self.state()
-        arrays, metadata = read_arrays(path, like=state)
-        run = json_object(metadata.get("run", "{}"), path)
+        with Safetensors(path) as file:
+            run = json_object(file.metadata.get("run", "{}"), path)
+            self.check_identity(path, run)
+            arrays = read_arrays(file, like=state)
         with error_context(path):
-            identity = dict(run["settings"])
             steps, history = run["steps"], History(**run["history"] | {"stopped": ""})
             skipped = [list(counts) for counts in run["skipped"]]
             if type(steps) is not int or not 0 <= steps == len(history.loss):
                 raise ValueError(f"it holds {steps!r} steps and {len(history.loss)} losses")
-        for key, ours in self.identity().items():
-            if (theirs := identity.get(key)) != ours:
-                raise ValueError(
-                    f"{path} holds a run with {key} = {theirs!r}, this one has {ours!r}; "
-                    "use the same settings, or another file"
-                )
         for name, a in state.items():
             a[...] = xp.asarray(arrays[name])
         for optimizer, counts in zip(self.optimizers, skipped, strict=True):
@@ -266,6 +277,18 @@ class Run:
         self.history = history
         if steps == self.settings.steps:
             warnings.warn(f"{path} holds a finished run; remove it to train anew", stacklevel=3)
+
+    def check_identity(self, path, run):
+        """Raises ValueError if what a checkpoint says of its run is not true of this one."""
+        if "identity" not in run:
+            raise ValueError(
+                f"{path} says nothing of the data and adapters of its run, as files of older "
+                "versions do; remove it to train anew"
+            )
+        if differs := difference(run["identity"], self.identity):
+            raise ValueError(
+                f"{path} holds another run: {differs}; use the same, or another file"
+            )
 
     def state(self):
         """Returns the arrays of a checkpoint, {name: array}, the run's own and not copies.
@@ -285,18 +308,24 @@ class Run:
                     arrays[f"{adapter.name}/{path}/{key}"] = array
         return arrays
 
+    @cached_property
     def identity(self):
         """Returns what must be equal for a checkpoint to be resumed, as JSON values.
 
-        It is the settings, the number of examples, and a checksum of the frozen base.
+        It is the settings, the data, the adapters in use, and the frozen base.
         """
-        frozen = {
-            f"{path}{end}": to_numpy(array)
+        s = self.settings
+        frozen = [
+            (f"{path}{end}", array)
             for path, p in base_parameters(self.model)
             for end, array in ({} if p.requires_grad else p.arrays).items()
+        ]
+        config = config_identity(self.model.config) | {"dropout": self.model.config.dropout}
+        return json.loads(json.dumps(asdict(s))) | {
+            "data": data_identity(self.data, s.batch_size, s.seed),
+            "adapters": adapters_identity(self.model),
+            "base": {"config": config, "frozen": digest(frozen)},
         }
-        settings = json.loads(json.dumps(asdict(self.settings)))
-        return settings | {"examples": len(self.data), "base": checksum(frozen, {})}
 
 
 def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
@@ -330,7 +359,7 @@ def evaluate(model, examples, batch_size=256):
         raise TypeError(f"evaluate takes {kind}, got {examples!r}")
     check_labels(examples.labels, examples.ids.shape, model.config.vocab)
     nats, exact, answers, tokens = 0.0, 0, 0, 0
-    with no_grad():
+    with computing(model), no_grad():
         starts = range(0, len(examples), batch_size)
         for start in tqdm(starts, "evaluate", delay=2, leave=False, disable=None):
             rows = np.arange(start, min(start + batch_size, len(examples)))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import minipeft as mp
 from laws.case import Random, bits, close, logits, same, shake, sites, steps
 from minipeft.engine.backend import np, to_numpy, xp
-from minipeft.io.files import count_elements
+from minipeft.io.arrays import count_elements
 from minipeft.peft.base import adapters, base_parameters, in_use
 from minipeft.train.fit import Run, Settings
 

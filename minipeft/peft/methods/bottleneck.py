@@ -23,7 +23,14 @@ from ..formula import Term
 from ..targets import matching, sites
 
 PLACES = {"houlsby": ("attn", "mlp"), "pfeiffer": ("mlp",)}
-NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu, "identity": lambda x: x}
+
+
+def identity(x):
+    """x, for an adapter without a nonlinearity."""
+    return x
+
+
+NONLINEAR = {"relu": relu, "gelu": F.gelu, "silu": F.silu, "identity": identity}
 
 
 @dataclass(frozen=True)

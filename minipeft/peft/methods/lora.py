@@ -29,8 +29,8 @@ from ..targets import Targeted, check_rank, patterned, shape, weight
 class LoRA(Targeted):
     """LoRA of rank r on the named matrices; lora_dropout acts on the input of A only.
 
-    rank_pattern and alpha_pattern give single modules another r or α, by a regular expression
-    for the end of their path: {"down_proj": 16}. The first pattern that matches counts, and the
+    rank_pattern and alpha_pattern give single modules another r or α, by the end of their path
+    with * for anything: {"down_proj": 16}. The first pattern that matches counts, and the
     module is scaled by its own α / r, as in HF PEFT. layers_to_transform picks blocks by index.
     """
 

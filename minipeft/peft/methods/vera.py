@@ -46,8 +46,18 @@ class VeRA(Targeted):
     hf_prefix = "vera_"
     hf_lacks = ("layers_to_transform",)
 
+    def for_module(self, path, shape):
+        if self.r > 16 * max(shape):
+            raise ValueError(
+                f"r = {self.r:,} directions are far more than {path}, {shape[0]} × {shape[1]}, "
+                f"can use; lower r to {16 * max(shape)} or less"
+            )
+        return self
+
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
+        for path, layer in targets.items():
+            self.for_module(path, shape(layer))
         most_out = max(shape(layer)[0] for layer in targets.values())
         most_in = max(shape(layer)[1] for layer in targets.values())
         own = np.random.default_rng(self.projection_prng_key)
