@@ -34,10 +34,10 @@ KEEPING = (
         5, LORA, module="peft.merge"),
     Bug("save: drops a tensor",
         "arrays = {hf_name(path, method): a for path, a in adapter.saved().items()}\n"
-        'write_arrays(Path(folder) / "adapter_model.safetensors", arrays, '
+        'write_arrays(folder / "adapter_model.safetensors", arrays, '
         '{"config": json.dumps(config)})',
         "arrays = {hf_name(path, method): a for path, a in [*adapter.saved().items()][1:]}\n"
-        'write_arrays(Path(folder) / "adapter_model.safetensors", arrays, '
+        'write_arrays(folder / "adapter_model.safetensors", arrays, '
         '{"config": json.dumps(config)})', 3, LORA, module="io.checkpoint"),
     Bug("load: leaves the first tensor as it was drawn",
         "for key, p in adapter.named_parameters():\n"
@@ -46,7 +46,7 @@ KEEPING = (
         "    p.data = xp.asarray(arrays[hf_name(key, method)]).reshape(p.shape)",
         8, LORA, module="io.checkpoint"),
     Bug("load: does not look at the base's fingerprint",
-        "trained_on not in (None, this)", "False", 8, LORA, module="io.checkpoint"),
+        'difference(theirs, ours, "base")', "None", 8, LORA, module="io.checkpoint"),
     Bug("resume: forgets the optimiser's moments",
         "for name, a in state.items():\n    a[...] = xp.asarray(arrays[name])",
         "for name, a in [pair for pair in state.items() if pair[0][1] != '/']:\n"

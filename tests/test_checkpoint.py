@@ -62,9 +62,9 @@ def test_the_config_has_the_words_of_hf_peft(name, tmp_path):
     net, adapter = attached(name)
     mp.save_adapter(net, "saved", tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["peft_type"] == adapter.method.export_form().peft_type
+    assert config["peft_type"] == "minipeft." + adapter.method.export_form().peft_type
     assert config["task_type"] == "CAUSAL_LM" and config["inference_mode"] is True
-    assert config["base_fingerprint"] == mp.fingerprint(net)
+    assert config["base"]["fingerprint"] == mp.fingerprint(net)
 
 
 def test_methods_of_one_peft_type_are_told_apart(tmp_path):
@@ -91,12 +91,16 @@ def refused(net, folder, message, name=None):
 def test_another_base_is_refused(name, tmp_path):
     mp.save_adapter(attached(name)[0], "saved", tmp_path)
     refused(
-        model(SHAPES["llama"], seed=1, precision="float32"), tmp_path, "trained on the base"
+        model(SHAPES["llama"], seed=1, precision="float32"), tmp_path, "trained on another base"
     )
     nearly = model(SHAPES["llama"], precision="float32")
     p = nearly.parameters()[-1]
     p.data.reshape(-1)[0] += 1e-3
-    refused(nearly, tmp_path, "trained on the base .*, this one is .*; load it on its own")
+    refused(
+        nearly,
+        tmp_path,
+        "another base: base.fingerprint is .* there and .* here; load it on its own",
+    )
 
 
 @every_method
@@ -168,7 +172,7 @@ def test_a_run_does_not_go_on_upon_another_base(tmp_path):
         if seed == 0:
             mp.fit(net, examples, 4, 2, checkpoint=path, until=2)
             continue
-        with pytest.raises(ValueError, match="holds a run with base = "):
+        with pytest.raises(ValueError, match=r"holds another run: base.frozen is "):
             mp.fit(net, examples, 4, 2, checkpoint=path)
 
 

@@ -406,7 +406,7 @@ def test_a_write_that_fails_leaves_the_file_whole_and_nothing_beside(
     if what in ("fsync", "replace"):
         monkeypatch.setattr(f"os.{what}", fail)
     elif what == "open":
-        monkeypatch.setattr(Path, "open", fail)
+        monkeypatch.setattr("os.open", fail)
     with pytest.raises((OSError, TypeError)):
         write_bytes(path, object() if what == "write" else b"new")
     monkeypatch.undo()
@@ -414,16 +414,25 @@ def test_a_write_that_fails_leaves_the_file_whole_and_nothing_beside(
     assert [p.name for p in tmp_path.iterdir()] == ["some.json"]
 
 
-def test_a_full_disk(tmp_path):
+def full(real, name, flags, mode=0o666):
+    """`os.open`, except that what is written goes to a device that is always full."""
+    number = real(name, flags, mode)
+    if flags & os.O_CREAT:
+        os.dup2(real("/dev/full", os.O_WRONLY), number)
+    return number
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
     """Writing to a device that is always full, in place of a file beside."""
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     path = tmp_path / "some.json"
     write_json(path, {"old": 1})
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.symlink_to("/dev/full")
+    real = os.open
+    monkeypatch.setattr("os.open", lambda name, *how: full(real, name, *how))
     with pytest.raises(OSError, match="space"):
         write_bytes(path, b"new" * 100_000)
+    monkeypatch.undo()
     assert json.loads(path.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["some.json"]
 

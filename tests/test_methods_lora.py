@@ -570,7 +570,7 @@ def test_marks_tell_methods_of_one_name_apart_as_hf_peft_does(method, marks, tmp
     mp.save_adapter(base, "a", tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     marked = [mark for mark in ("use_rslora", "use_dora") if config.get(mark) is True]
-    assert config["peft_type"] == "LORA" and marked == marks
+    assert config["peft_type"] == "minipeft.LORA" and marked == marks
 
 
 def test_two_marks_at_once_are_refused(tmp_path):

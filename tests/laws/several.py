@@ -1,6 +1,7 @@
 """Laws of two adapters, of what comes after an operation, and of one that fails."""
 
 import contextlib
+import contextvars
 import copy
 import sys
 import tempfile
@@ -173,7 +174,7 @@ def interrupted(work, line):
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        work()
+        contextvars.copy_context().run(work)  # for `dtype` may be cut short as well
     except KeyboardInterrupt:
         return True
     finally:
