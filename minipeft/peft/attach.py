@@ -139,16 +139,17 @@ def use(model, names=None, *, rows=None):
     chosen = [(find(model, name), mask) for name, mask in wanted.items()]
     check_compatible(chosen)
     before = [adapters(model)[name] for name in in_use(model)]
-    with changing(model):
-        touched = [*before, *(adapter for adapter, _ in chosen)]
-        owners = [model, *touched, *(m for a in touched for m in a.modules.values())]
-        noted = snapshot(owners, [p for a in touched for p in a.parameters()])
-        try:
+    touched = [*before, *(adapter for adapter, _ in chosen)]
+    owners = [model, *touched, *(m for a in touched for m in a.modules.values())]
+    noted = None
+    try:
+        with changing(model):
+            noted = snapshot(owners, [p for a in touched for p in a.parameters()])
             switch(before, chosen)
             model.adapters_in_use = wanted
-        except BaseException:
-            undo(noted)
-            raise
+    except BaseException:
+        undo(noted)
+        raise
 
 
 def switch(before, chosen):

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import minipeft as mp
+from failing_memory import failing_memory
 from laws.case import bits, close, logits, same, shake, sites
 from minipeft.engine.backend import np, to_numpy
 from minipeft.peft.base import adapters, in_use
@@ -146,16 +147,40 @@ def law_21_what_fails_changes_nothing(case):
             fails_cleanly(start, int(line), after)
 
 
-def fails_cleanly(start, line, after):
-    """Interrupt one operation at a line: all is as before; done again, all is as it should."""
+def fails_cleanly(start, number, after, kind="line"):
+    """Let one operation fail: all is as before; done again, all is as it should be."""
     work, net = start()
     before = state(net)
-    if interrupted(work, line):
+    if (interrupted if kind == "line" else starved)(work, number):
         found = state(net)
         changed = [key for key in before if found[key] != before[key]]
-        assert not changed, f"interrupted at line {line}, it has changed {changed}"
+        assert not changed, f"failed at {kind} {number}, it has changed {changed}"
         work()
-    assert state(net) == after, f"done again after line {line}, it gave something else"
+    assert state(net) == after, f"done again after {kind} {number}, it gave something else"
+
+
+def starved(work, number):
+    """Whether a work got MemoryError when its so many-th array was refused memory."""
+    memory = failing_memory()
+    memory.fail_at(number)
+    try:
+        work()
+    except MemoryError:
+        return True
+    finally:
+        memory.count()
+    return False
+
+
+def allocations(start):
+    """How many arrays an operation makes; 0 where that cannot be counted."""
+    memory = failing_memory()
+    if memory is None:
+        return 0
+    work, _ = start()
+    memory.fail_at(0)
+    work()
+    return memory.count()
 
 
 def interrupted(work, line):
