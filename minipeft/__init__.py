@@ -18,6 +18,14 @@ The rooms, in the order of reading; each imports only from those before it:
     course   checks of the exercises in the lessons
 """
 
+import sys as _sys
+
+from .errors import is_command_line as _is_command_line
+from .errors import one_line as _one_line
+
+if _is_command_line():
+    _sys.excepthook = _one_line
+
 from .engine.backend import dtype
 from .engine.tensor import Tensor, no_grad
 from .io.checkpoint import (

@@ -33,8 +33,47 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments=None):
-    """Run the command that the arguments name, by default sys.argv. Returns its exit code."""
-    parser = Parser(prog="minipeft", description=__doc__.split("\n")[0], allow_abbrev=False)
+    """Run the command that the arguments name, by default sys.argv. Returns its exit code.
+
+    An error that the user can mend becomes one line on standard error, without a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that its encoding lacks becomes "?"
+            stream.reconfigure(errors="replace")
+    sys.excepthook = sys.__excepthook__  # see errors.one_line
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = next((word for word in arguments if not word.startswith("-")), "")
+    try:
+        options = parse(arguments)
+        if options is not None:
+            options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader of the output, such as `head`, has stopped reading
+        sys.stdout = None
+        return 0
+    except (MemoryError, OverflowError) as error:
+        text = f"this is larger than what the machine can count or hold in memory ({error})"
+        return complain(name, f"{text}; use smaller sizes", 2)
+    except (ValueError, OSError, FloatingPointError) as error:
+        return complain(name, error, 2)
+    except KeyboardInterrupt:
+        text = "interrupted; finished work was kept, and the same command continues from it"
+        return complain(name, text, 130)
+
+
+def complain(name, error, code):
+    """Print an error of a command as one line to standard error. Returns the exit code."""
+    if sys.stderr is not None:
+        print(f"minipeft {name}: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def parse(arguments):
+    """Returns the parsed options, or None if there is no command: then the help was printed."""
+    about = (__doc__ or "The command line").partition("\n")[0]  # no docstrings under -OO
+    parser = Parser(prog="minipeft", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
@@ -49,7 +88,6 @@ def main(arguments=None):
         )
         module.arguments(command)
         command.set_defaults(run=module.main, parser=command)
-    arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         parser.exit(2, f"minipeft: {unknown('command', arguments[0], COMMANDS)}\n")
     options, extra = parser.parse_known_args(arguments)
@@ -57,33 +95,8 @@ def main(arguments=None):
         options.parser.error(f"unrecognized arguments: {' '.join(extra)}")
     if not options.command:
         parser.print_help()
-        return 0
-    return run(options)
-
-
-def run(options):
-    """Run the command in the parsed options. Returns its exit code.
-
-    An error that the user can mend becomes one line on standard error, without a traceback.
-    """
-    try:
-        options.run(options)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader of the output, such as `head`, has stopped reading
-        sys.stdout = None
-        return 0
-    except (MemoryError, OverflowError) as error:
-        text = f"this is larger than what the machine can count or hold in memory ({error})"
-        print(f"minipeft {options.command}: {text}; use smaller sizes", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"minipeft {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        text = "interrupted; finished work was kept, and the same command continues from it"
-        print(f"minipeft {options.command}: {text}", file=sys.stderr)
-        return 130
+        return None
+    return options
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Checks of arguments, whose messages say what was given, what was expected and what to do."""
 
 import difflib
+import os
+import sys
 
 
 def unknown(kind, given, options):
@@ -55,3 +57,21 @@ def check_flag(**values):
     for name, value in values.items():
         if type(to_python(value)) is not bool:
             raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def one_line(kind, error, traceback):
+    """An excepthook: prints an error as one line, and ends the process with code 2.
+
+    It is in place while the command line imports the package; Ctrl-C has code 130.
+    """
+    stopped = issubclass(kind, KeyboardInterrupt)
+    print(
+        "minipeft:", "interrupted" if stopped else " ".join(str(error).split()), file=sys.stderr
+    )
+    os._exit(130 if stopped else 2)
+
+
+def is_command_line():
+    """Returns whether this process is `minipeft …` or `python -m minipeft …`."""
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
+    return module[:1] == ["minipeft"] or os.path.basename(sys.argv[0]) == "minipeft"

@@ -90,7 +90,7 @@ def writing(path):
 
 def as_path(path):
     """Returns a Path, with ~ for the home folder."""
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
 
 
 def check_writable(*paths):

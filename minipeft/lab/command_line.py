@@ -48,5 +48,5 @@ def parse_setting(text):
         raise ValueError(f"--set takes NAME=VALUE, such as lora_alpha=16, got {text!r}")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value

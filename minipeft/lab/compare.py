@@ -17,13 +17,13 @@ from pathlib import Path
 
 from ..errors import unknown
 from ..io.checkpoint import load_base
-from ..io.files import check_writable, read_json, write_json
+from ..io.files import check_writable, locked, read_json, write_json
 from ..io.identity import fingerprint
 from ..peft.methods import METHODS as ALL
 from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison
 from .comparison_table import COMPARED, table
-from .executor import Processes, cores, dask, run_all
+from .executor import Processes, cores, dask, forget, run_all
 from .experiment import Experiment, measure, tune
 from .plots import save
 
@@ -44,10 +44,11 @@ def compare(experiments, out="figures", executor=None, name="compare"):
     )
     check_writable(results, picture)
     executor = executor or Processes(1)
-    rows = run_all(measure, experiments, executor, partial, str(about), "compare")
-    write_json(results, about | {"rows": rows})
-    save(comparison(rows), picture)
-    partial.unlink(missing_ok=True)
+    with locked(partial):
+        rows = run_all(measure, experiments, executor, partial, about, "compare")
+        write_json(results, about | {"rows": rows})
+        save(comparison(rows), picture)
+        forget(partial, experiments, measure, about)
     return rows
 
 
@@ -70,7 +71,9 @@ def choose_rates(tasks, methods, steps, out, executor=None, **options):
     ]
     about, partial, chosen = provenance(), Path(out) / TUNED, Path(out) / RATES
     check_writable(chosen)
-    scores = run_all(tune, experiments, executor or Processes(1), partial, str(about), "tune")
+    executor = executor or Processes(1)
+    with locked(partial):
+        scores = run_all(tune, experiments, executor, partial, about, "tune")
     rows = [
         [e.task, e.method, e.lr, score["exact"], score["loss"]]
         for e, score in zip(experiments, scores, strict=True)

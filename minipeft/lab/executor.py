@@ -2,35 +2,36 @@
 
 An experiment is a dataclass of plain values, and one function turns it into its result, a JSON
 object. Each result is written to a file at once, so an interrupted series goes on where it
-stopped.
+stopped. The file is kept until its results are safe, and locked meanwhile.
 """
 
+import hashlib
 import json
 import os
 import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import astuple
 from multiprocessing import get_context
-from pathlib import Path
 from threading import RLock
 
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ..io.files import check_writable, read_json, write_json
+from ..io.files import as_path, check_writable, read_json, write_json
+from ..io.identity import difference
+from ..train.data_parallel import end_with_parent
 
 
 def run_all(work, experiments, executor, partial, of, label="experiments"):
     """Returns [work(experiment) for each experiment], computed by an Executor, with progress.
 
-    partial: the file of finished results. The caller removes it once they are safe.
-    of: a string that says what else the results depend on, such as the backbone. A partial file
-    that was written for another `of` is replaced.
+    partial: the file of finished results; `forget` takes them out once they are safe.
+    of: a JSON object that says what else the results depend on, such as the backbone.
+    Raises ValueError for a partial file that is damaged or was written for another `of`, and
+    ChildProcessError if a process was killed. What had finished is in the file.
     """
-    partial, start = Path(partial), {"of": f"{work.__name__} {of}"}
+    done = read_results(partial, {"work": work.__name__, **of})
     check_writable(partial)
-    done = read_json(partial) if partial.is_file() else start
-    done = done if done.get("of") == start["of"] else start
     todo = [experiment for experiment in experiments if key(experiment) not in done]
     bar = tqdm(desc=label, total=len(experiments), unit="run", disable=None)
     bar.update(len(experiments) - len(todo))
@@ -39,12 +40,58 @@ def run_all(work, experiments, executor, partial, of, label="experiments"):
             futures = {executor.submit(work, experiment): experiment for experiment in todo}
             for future in as_completed(futures):
                 done[key(futures[future])] = future.result()
-                write_json(partial, done)
+                write_results(partial, done)
                 bar.update()
+        except BrokenExecutor:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise ChildProcessError(
+                "a process was killed, perhaps because memory ran out; what had finished is "
+                "kept, and the same command continues from it; fewer --jobs need less memory"
+            ) from None
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
     return [done[key(experiment)] for experiment in experiments]
+
+
+def read_results(path, of):
+    """Returns {"of": of, name of an experiment: its result}, from a partial file if it exists.
+
+    Raises ValueError if it is damaged, or if its results are of something else.
+    """
+    path = as_path(path)
+    if not path.is_file():
+        return {"of": of}
+    done = read_json(path)
+    if done.pop("sha256", None) != seal(done):
+        raise ValueError(f"{path} is damaged: its checksum does not fit; remove it")
+    if differs := difference(done["of"], json.loads(json.dumps(of))):
+        raise ValueError(
+            f"{path} holds finished experiments of another kind: {differs}; give another "
+            "--out, or remove it"
+        )
+    return done
+
+
+def write_results(path, done):
+    """Write a partial file, with a checksum."""
+    write_json(path, done | {"sha256": seal(done)})
+
+
+def seal(done):
+    """Returns the SHA-256 of a JSON object."""
+    return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
+
+
+def forget(partial, experiments, work, of):
+    """Take the results of some experiments out of a partial file; remove it if none is left."""
+    done = read_results(partial, {"work": work.__name__, **of})
+    for experiment in experiments:
+        done.pop(key(experiment), None)
+    if done.keys() == {"of"}:
+        as_path(partial).unlink(missing_ok=True)
+    else:
+        write_results(partial, done)
 
 
 def key(experiment):
@@ -67,10 +114,11 @@ class Processes(ProcessPoolExecutor):
 
 
 def begin_process():
-    """Limits this process to one BLAS thread, and leaves Ctrl-C to its parent."""
+    """Limits this process to one BLAS thread, and leaves Ctrl-C and its end to its parent."""
     threadpool_limits(1)
     tqdm.set_lock(RLock())  # its default lock is shared by processes, and would be left behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def dask(address):

@@ -13,6 +13,7 @@ micro-batch is sent as bytes, and the loss comes back as JSON: no pickle.
 import contextlib
 import json
 import mmap
+import os
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process, get_context, parent_process
 
 from threadpoolctl import threadpool_limits
 
@@ -39,16 +40,35 @@ def parallel_map(f, parameters, workers):
     inside the block, and only in place. Results come in the order of the micro-batches. An
     error that f raises on any process is raised here.
 
-    Each process has one BLAS thread. Where this process cannot be copied (on macOS, Windows or
-    a GPU, or as a daemon, which may have no children) threads take the place of processes.
-    Two threads that call this take turns.
+    Each process has one BLAS thread. Where this process cannot be copied, threads take the
+    place of processes: see `may_fork`. Two threads that call this take turns.
     """
     if workers == 1:
         yield partial(map, f)
         return
-    kind = process_map if CAN_FORK and not current_process().daemon else thread_map
-    with ONE_BLAS_THREAD, threadpool_limits(1, "blas"), kind(f, parameters, workers) as map_f:
-        yield map_f
+    with ONE_BLAS_THREAD, threadpool_limits(1, "blas"):
+        kind = process_map if may_fork() else thread_map
+        with kind(f, parameters, workers) as map_f:
+            yield map_f
+
+
+def may_fork():
+    """Returns whether this process can be copied safely.
+
+    It cannot on macOS, Windows or a GPU, nor as a daemon, which may have no children. And it
+    cannot while another thread may multiply: to copy itself, BLAS waits for that thread, which
+    waits for the interpreter's lock, for ever. The threads of Jupyter and tqdm never multiply.
+    """
+    here = threading.current_thread()
+    others = [thread for thread in threading.enumerate() if thread is not here]
+    return CAN_FORK and not current_process().daemon and all(map(is_idle, others))
+
+
+def is_idle(thread):
+    """Returns whether a thread belongs to a library whose threads do not compute."""
+    run = getattr(thread, "_target", None)
+    made_by = {getattr(part, "__module__", None) or "" for part in (type(thread), run)}
+    return any(module.split(".")[0] in ("ipykernel", "IPython", "tqdm") for module in made_by)
 
 
 @contextlib.contextmanager
@@ -156,12 +176,12 @@ class Worker:
         """Returns the (loss, {leaf: gradient}) of a reply, or raises the error that f raised.
 
         The gradients are overwritten when the worker gets another micro-batch. Raises
-        RuntimeError if the process has ended.
+        ChildProcessError if the process has ended.
         """
         if reply is None:
             self.process.join()
             text = f"a worker ended with exit code {self.process.exitcode}"
-            raise RuntimeError(f"{text}; if memory ran out, use fewer workers")
+            raise ChildProcessError(f"{text}; if memory ran out, use fewer workers")
         if "error" in reply:
             kind, text = reply["error"]
             raise ERRORS.get(kind, RuntimeError)(text)
@@ -175,9 +195,20 @@ class Worker:
         self.process.join()
 
 
+def end_with_parent():
+    """End this process as soon as the one that started it has ended, even if it was killed."""
+
+    def watch():
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def worker_loop(f, nodes, gradients, parent_pipe, pipe):
     """Reply to each micro-batch that comes through the pipe, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles Ctrl-C
+    end_with_parent()
     parent_pipe.close()  # this copy would keep the pipe open when the first process ends
     with contextlib.suppress(EOFError, ConnectionError):
         while True:

@@ -63,7 +63,8 @@ def figures(names=FIGURES, out="figures", fast=False, redraw=False):
 
 def arguments(parser):
     """What `minipeft figures` understands."""
-    lines = [f"{name}: {module.__doc__.splitlines()[0]}" for name, module in FIGURES.items()]
+    about = {name: (module.__doc__ or "").split("\n")[0] for name, module in FIGURES.items()}
+    lines = [f"{name}: {first}" for name, first in about.items()]
     parser.epilog = "\n".join(["the figures:", *lines])
     parser.add_argument(
         "--only", metavar="NAMES", help=f"comma-separated, of {', '.join(FIGURES)}"
