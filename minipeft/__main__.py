@@ -6,6 +6,7 @@ Exit codes: 0 success, 2 bad input, with one line on standard error, 130 interru
 import argparse
 import importlib
 import sys
+import textwrap
 
 from . import __version__
 from .errors import unknown
@@ -66,7 +67,8 @@ def main(arguments=None):
 def complain(name, error, code):
     """Print an error of a command as one line to standard error. Returns the exit code."""
     if sys.stderr is not None:
-        print(f"minipeft {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        text = textwrap.shorten(str(error), 1000, placeholder=" …")
+        print(f"minipeft {name}: {text}", file=sys.stderr)
     return code
 
 

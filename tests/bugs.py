@@ -126,5 +126,55 @@ TRAINING = (
         16, LORA, module="engine.optimizer"),
 )  # fmt: skip
 
+IA3 = mp.IA3()
+SEVERAL = (
+    Bug("merge: whatever acts before it", "check_order(model, adapter)", "pass",
+        18, IA3, module="peft.merge"),
+    Bug("merge: an adapter of some rows into all", "used.get(name) is not None", "False",
+        18, LORA, module="peft.merge"),
+    Bug("merge: into weights that a DoRA was made for",
+        "check_made_for(model, adapter, after)", "pass", 18, LORA, module="peft.merge"),
+    Bug("unmerge: puts the adapter outermost",
+        "now = {name: None} | now\n"
+        "now = {key: now[key] for key in order} if now.keys() == set(order) else now",
+        "now = now | {name: None}", 18, LORA, module="peft.merge"),
+    Bug("merge: what it merged stays frozen",
+        "if not adapters(model):\n    train_base(model)\nreturn Receipt(model, adapter, before,"
+        " after, used, lost, sum_of_bits(model))",
+        "return Receipt(model, adapter, before, after, used, lost, sum_of_bits(model))",
+        19, LORA, module="peft.merge"),
+    Bug("detach: switches all others off",
+        "use(model, others(model, name))", "use(model, None)", 18, LORA, module="peft.attach"),
+    Bug("identity: the Config does not count",
+        '{"config": config_identity(model.config), "fingerprint": fingerprint(model)}',
+        '{"config": {}, "fingerprint": fingerprint(model)}',
+        20, LORA, module="io.identity"),
+    Bug("identity: the data do not count", "digest(pairs)", "digest([])",
+        20, LORA, module="io.identity"),
+    Bug("identity: the labels do not count", '("labels", np.asarray(labels))',
+        '("labels", np.zeros(1))', 20, LORA, module="io.identity"),
+    Bug("identity: the options of a method do not count",
+        "json.loads(json.dumps(asdict(adapters(model)[name].method)))", "{}",
+        20, DROPS, module="io.identity"),
+    Bug("resume: any run",
+        'run = json_object(file.metadata.get("run", "{}"), path)\n'
+        "self.check_identity(path, run)",
+        'run = json_object(file.metadata.get("run", "{}"), path)',
+        20, LORA, module="train.fit"),
+    Bug("transaction: nothing is undone",
+        "for container, held in containers:\n    container.clear()\n"
+        "    add = container.update if type(container) is dict else container.extend\n"
+        "    add(held)", "pass", 21, LORA, module="model.transaction"),
+    Bug("transaction: what trains is not undone",
+        "for parameter, node in nodes:\n    parameter.node = node", "pass",
+        21, LORA, module="model.transaction"),
+    Bug("use: stops half-way", "undo(noted)", "pass", 21, mp.Full(), module="peft.attach"),
+    Bug("disabled: an interrupt leaves it so",
+        "try:\n    try:\n        use(model, None)\n        yield model\n    finally:\n"
+        "        switch_back()\nexcept BaseException:\n    switch_back()\n    raise",
+        "try:\n    use(model, None)\n    yield model\nfinally:\n    switch_back()",
+        21, LORA, module="peft.attach"),
+)  # fmt: skip
+
 OF_METHODS = tuple(bug for spec in SPECS.values() for bug in spec.bugs)
-BUGS = (*OF_METHODS, *KEEPING, *MODEL, *TRAINING)
+BUGS = (*OF_METHODS, *KEEPING, *MODEL, *TRAINING, *SEVERAL)

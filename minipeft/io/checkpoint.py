@@ -135,6 +135,8 @@ def load_adapter(model, folder, name=None):
     with Safetensors(folder / "adapter_model.safetensors") as file:
         values = read_config(file, folder / "adapter_config.json")
         with error_context(file.path):
+            if not {"base", "base_fingerprint"} & values.keys():
+                raise ValueError("it is not of save_adapter; import_adapter reads HF PEFT's")
             method, extra = method_from_config(values)
             method = method.export_form()  # older files name a network but do not hold it
             check_base(model, extra)
@@ -152,7 +154,7 @@ def load_adapter(model, folder, name=None):
 def check_base(model, extra):
     """Raises ValueError if a file's adapter was trained on another base.
 
-    An older file has only the fingerprint, one that other programs wrote has nothing.
+    An older file has only the fingerprint.
     """
     ours = base_identity(model)
     older = {"fingerprint": extra.get("base_fingerprint", ours["fingerprint"])}

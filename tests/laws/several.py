@@ -1,28 +1,27 @@
-"""Laws of two adapters, of what comes after an operation, and of one that fails."""
+"""Laws of two adapters, of what comes after an operation, and of what belongs together."""
 
 import contextlib
-import contextvars
 import copy
-import sys
+import dataclasses
+import pickle
 import tempfile
-from pathlib import Path
 
 import minipeft as mp
-from failing_memory import failing_memory
-from laws.case import bits, close, logits, same, shake, sites
+from laws.case import bits, close, logits, same, shake, sites, steps
 from minipeft.engine.backend import np, to_numpy
 from minipeft.peft.base import adapters, in_use
-
-PACKAGE = str(Path(mp.__file__).parent)
+from minipeft.train.batch_gradient import batch_gradient
 
 
 def law_18_two_adapters_leave_each_other_right(case):
     """Merging, unmerging, detaching, disabling or choosing rows changes no other adapter.
 
-    What would is refused, and then changes nothing. The second method is drawn by the seed.
+    What would is refused, and then changes nothing. The second method is drawn by the seed,
+    besides two that commute with few others.
     """
-    others = list(mp.METHODS)
-    check_pair(case, mp.METHODS[others[case.seed % len(others)]]())
+    drawn = list(mp.METHODS.values())[case.seed % len(mp.METHODS)]()
+    for other in (mp.IA3(), mp.DoRA(1), drawn):
+        check_pair(case, other)
 
 
 def check_pair(case, other):
@@ -131,174 +130,133 @@ def named(site, delta):
     return next(name for name, each in site.deltas.items() if each is delta)
 
 
-def law_21_what_fails_changes_nothing(case):
-    """Ctrl-C at any line of an operation leaves the model as it was, and it can be done again.
+def law_19_what_follows_is_the_same_elsewhere(case):
+    """After any operations: what trains is what is in use, or else what trained at first.
 
-    The lines are drawn by the seed.
+    A copy, a pickled model, and one that is loaded from files give the same logits, gradients,
+    and weights after a step. The operations after the first are drawn by the seed.
     """
-    for operation in OPERATIONS:
-        start = operation(case)
-        if start is None:
-            continue
-        work, net = start()
-        lines = count_lines(work)
-        after = state(net)
-        for line in np.random.default_rng(case.seed).integers(1, lines + 1, 1):
-            fails_cleanly(start, int(line), after)
+    rng = np.random.default_rng(case.seed)
+    net, _ = case.attached()
+    first = {path for path, p in case.base().named_parameters() if p.requires_grad}
+    merged = []
+    drawn = rng.choice(["attach", "merge", "unmerge", "detach", "disable", "use"], 3)
+    for step, kind in enumerate(["merge", *drawn[: case.seed % 4]]):
+        some_operation(kind, net, case, rng, f"n{step}", merged)
+    used = [adapters(net)[name] for name in in_use(net)]
+    trains = {path for path, p in net.named_parameters() if p.requires_grad}
+    if used or adapters(net):
+        own = {id(p) for adapter in used for p in adapter.parameters()}
+        assert {id(p) for p in net.parameters() if p.requires_grad} == own, "not what is in use"
+    else:
+        first |= {"lm_head.weight"} if "wte.weight" in first and not net.config.tied else set()
+        assert trains == first, f"without adapters {trains ^ first} do not train as at first"
+    if trains:
+        wanted = what_follows(copy.deepcopy(net), case)
+        for other in (pickle.loads(pickle.dumps(net)), from_files(net), net):
+            found = what_follows(other, case)
+            for name in wanted:
+                same(found[name], wanted[name], f"{name} of a copy")
 
 
-def fails_cleanly(start, number, after, kind="line"):
-    """Let one operation fail: all is as before; done again, all is as it should be."""
-    work, net = start()
-    before = state(net)
-    if (interrupted if kind == "line" else starved)(work, number):
-        found = state(net)
-        changed = [key for key in before if found[key] != before[key]]
-        assert not changed, f"failed at {kind} {number}, it has changed {changed}"
-        work()
-    assert state(net) == after, f"done again after {kind} {number}, it gave something else"
-
-
-def starved(work, number):
-    """Whether a work got MemoryError when its so many-th array was refused memory."""
-    memory = failing_memory()
-    memory.fail_at(number)
-    try:
-        work()
-    except MemoryError:
-        return True
-    finally:
-        memory.count()
-    return False
-
-
-def allocations(start):
-    """How many arrays an operation makes; 0 where that cannot be counted."""
-    memory = failing_memory()
-    if memory is None:
-        return 0
-    work, _ = start()
-    memory.fail_at(0)
-    work()
-    return memory.count()
-
-
-def interrupted(work, line):
-    """Whether KeyboardInterrupt could be raised at so many lines of the package into a work."""
-    seen = 0
-
-    def trace(frame, event, _):
-        nonlocal seen
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        seen += event == "line"
-        if event == "line" and seen == line:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        contextvars.copy_context().run(work)  # for `dtype` may be cut short as well
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-        interrupted.seen = seen
-    return False
-
-
-def count_lines(work):
-    """How many lines of the package a work runs."""
-    interrupted(work, 0)
-    return interrupted.seen
-
-
-# Each of these takes a Case and returns None, or a function that sets up the same model again
-# and returns (what to do with it, the model).
-
-
-def attaching(case):
-    def start():
-        net = case.base()
-        return lambda: mp.attach(net, case.method, "a", rng=1), net
-
-    return start
-
-
-def detaching(case):
-    def start():
-        net, _ = case.attached()
-        return lambda: mp.detach(net, "a"), net
-
-    return start
-
-
-def switching_off_and_on(case):
-    def start():
-        net, _ = case.attached()
-
-        def work():
+def some_operation(kind, net, case, rng, name, merged):
+    """Do one thing of those that a user may do, with an adapter drawn at random."""
+    there = list(adapters(net))
+    with contextlib.suppress(ValueError):  # what is refused changes nothing, by law 18
+        if kind == "attach":
+            mp.attach(net, case.method, name, rng=int(rng.integers(99)))
+        elif kind == "merge" and there:
+            merged.append(mp.merge(net, rng.choice(there)))
+        elif kind == "unmerge" and merged:
+            mp.unmerge(merged.pop())
+        elif kind == "detach" and there:
+            mp.detach(net, rng.choice(there))
+        elif kind == "disable":
             with mp.disabled(net):
                 pass
-
-        return work, net
-
-    return start
+        elif kind == "use" and there:
+            mp.use(net, rng.choice(there))
 
 
-def switching_over(case):
-    def start():
-        net, _ = case.attached()
-        mp.attach(net, case.method, "b")
-        return lambda: mp.use(net, "a"), net
-
-    return start
-
-
-def merging(case):
-    def start():
-        net, _ = case.attached()
-        return lambda: mp.merge(net, "a"), net
-
-    return start if case.method.mergeable else None
-
-
-def unmerging(case):
-    def start():
-        net, _ = case.attached()
-        receipt = mp.merge(net, "a")
-        return lambda: mp.unmerge(receipt), net
-
-    return start if case.method.mergeable else None
+def what_follows(net, case):
+    """Logits, gradients, and weights after one step, {name: array}."""
+    ids, labels = case.batch()
+    found = {"logits": logits(net, ids)}
+    net.zero_grad()
+    batch_gradient(net, ids, labels)
+    found |= {
+        f"gradient of {path}": to_numpy(p.grad).copy()
+        for path, p in net.named_parameters()
+        if p.grad is not None
+    }
+    steps(net, case, 1)
+    found |= {path: to_numpy(p.data).copy() for path, p in net.named_parameters()}
+    return found
 
 
-def copying(case):
-    def start():
-        net, _ = case.attached()
-        return lambda: mp.combine(net, ["a"], [1.0], name="b"), net
+def from_files(net):
+    """A model and its adapters, saved and loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        used = dict(in_use(net))
+        with mp.disabled(net):
+            mp.save_model(net, f"{folder}/base")
+            fresh = mp.load_model(f"{folder}/base")
+            for i, name in enumerate(adapters(net)):
+                mp.save_adapter(net, name, f"{folder}/{i}")
+                mp.load_adapter(fresh, f"{folder}/{i}", name)
+        exported = [a.method.export_form() != a.method for a in adapters(net).values()]
+        if any(exported):  # it is saved without the network that makes its parameters
+            return copy.deepcopy(net)
+        if used or adapters(net):
+            mp.use(fresh, used)
+    return fresh
 
-    return start
+
+def law_20_identity(case):
+    """What was made for another base, method, order, or data is refused, by name."""
+    ids, labels = case.batch(4)
+    net, _ = case.attached()
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/run.safetensors"
+        fitted(net, ids, labels, path, until=1)
+        mp.save_adapter(net, "a", folder)
+        for field, value in dict(norm_eps=2e-5, rope_theta=9999.0).items():
+            fresh = case.base()
+            fresh.config = fresh.config.with_(**{field: value})
+            refuses(lambda fresh=fresh: mp.load_adapter(fresh, folder), field)
+        replaced, _ = case.attached()
+        mp.detach(replaced, "a")
+        mp.attach(replaced, other(case), "b")
+        vocab = case.config.vocab
+        for what, tuned, theirs, asked in (
+            ("data.digest", case.attached()[0], (ids + 1) % vocab, labels),
+            ("data.digest", case.attached()[0], ids, (labels + 1) % vocab),
+            ("adapters.0.name", replaced, ids, labels),
+        ):
+            refuses(lambda n=tuned, i=theirs, a=asked: fitted(n, i, a, path), what)
+        options = [f.name for f in dataclasses.fields(case.method) if "dropout" in f.name]
+        for option in options:  # changes no array, but what the run computes
+            method = dataclasses.replace(case.method, **{option: 0.5})
+            again, _ = dataclasses.replace(case, method=method).attached()
+            refuses(lambda n=again: fitted(n, ids, labels, path), option)
+        fitted(case.attached()[0], ids, labels, path)  # and the right one goes on
 
 
-def loading(case):
-    folder = tempfile.TemporaryDirectory()
-    mp.save_adapter(case.attached()[0], "a", folder.name)
-
-    def start(folder=folder):
-        net = case.base()
-        return lambda: mp.load_adapter(net, folder.name, "a"), net
-
-    return start
+def other(case):
+    """Another method."""
+    return mp.METHODS["full" if case.method.name == "norms" else "norms"]()
 
 
-OPERATIONS = (
-    attaching,
-    detaching,
-    switching_off_and_on,
-    switching_over,
-    merging,
-    unmerging,
-    copying,
-    loading,
-)
+def fitted(net, ids, labels, path, until=2):
+    """Train with a checkpoint."""
+    mp.fit(net, mp.Examples(ids, labels), 8, 2, 0.01, checkpoint=path, until=until, label=None)
+
+
+def refuses(work, what):
+    """Something must raise ValueError with a name in its text."""
+    try:
+        work()
+    except ValueError as error:
+        assert what in str(error), f"{what} is not named: {error}"
+    else:
+        raise AssertionError(f"another {what} was accepted")

@@ -14,13 +14,8 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import minipeft as mp  # noqa: E402
 from laws.case import Case  # noqa: E402
-from laws.several import (  # noqa: E402
-    OPERATIONS,
-    allocations,
-    count_lines,
-    fails_cleanly,
-    state,
-)
+from laws.failing import OPERATIONS, allocations, count_lines, fails_cleanly  # noqa: E402
+from laws.several import state  # noqa: E402
 
 SIZES = dict(vocab=11, context=40, width=32, layers=1, heads=4, kv_heads=2, ffn=24)
 CONFIGS = mp.Config.gpt2(**SIZES), mp.Config.llama(**SIZES)
