@@ -1,6 +1,7 @@
 """The command line: bad input is one line and exit code 2, before anything is computed."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -144,3 +145,36 @@ def test_pretrain_end_to_end(capsys, tmp_path, monkeypatch):
     assert "shipped" in capsys.readouterr().out
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == ["config.json", "metrics.json", "model.safetensors", "vocabulary.json"]
+
+
+COUNT = "count --model gpt2 --method lora"
+EDGES = {  # {what is odd: (flags of Python, words of the command, environment, exit code)}
+    "an encoding of Windows": ([], "explain", {"PYTHONIOENCODING": "cp1252"}, 0),
+    "an encoding without Greek": ([], "compare --help", {"PYTHONIOENCODING": "ascii"}, 0),
+    "no docstrings": (["-OO"], COUNT, {}, 0),
+    "no docstrings, help": (["-OO"], "figures --help", {}, 0),
+    "no home": ([], COUNT, {"HOME": "", "MPLCONFIGDIR": "/proc/nowhere"}, 0),
+    "no such backend of matplotlib": ([], COUNT, {"MPLBACKEND": "nowhere"}, 2),
+    "no such backend": ([], COUNT, {"MINIPEFT_BACKEND": "nowhere"}, 2),
+    "a value in many brackets": ([], f"explain --set r={'[' * 9999}", {}, 2),
+    "a number of many digits": ([], f"explain --set r={'9' * 9999}", {}, 2),
+}
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_odd_surroundings_are_an_answer_or_one_line(what):
+    flags, words, environment, code = EDGES[what]
+    command = [sys.executable, *flags, "-m", "minipeft", *words.split()]
+    found = subprocess.run(command, capture_output=True, env=os.environ | environment)
+    lines = [line for line in found.stderr.splitlines() if b"Matplotlib" not in line]
+    assert found.returncode == code, found.stderr
+    assert b"Traceback" not in found.stderr
+    assert len(lines) == (code == 2) or "home" in what, found.stderr
+    assert bool(found.stdout) == (code == 0)
+
+
+@pytest.mark.parametrize("closed, code", [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)])
+def test_closed_output(closed, code):
+    line = f"{sys.executable} -m minipeft {COUNT} {closed}"
+    found = subprocess.run(["sh", "-c", line], capture_output=True)
+    assert found.returncode == code and b"Traceback" not in found.stderr

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import minipeft as mp
+from minipeft.io.files import fcntl, locked
 from minipeft.lab import compare, comparison_plot, executor, experiment, plots
 from minipeft.lab.compare import choose_rates, rate, shipped_rates
 from minipeft.lab.comparison_table import (
@@ -281,10 +284,10 @@ def test_an_interrupted_series_goes_on(tmp_path, monkeypatch):
     partial, trace = tmp_path / "p.json", tmp_path / "trace"
     series = [Square(n, 2, str(trace)) for n in range(4)]
     with pytest.raises(RuntimeError, match="on purpose"):
-        run_all(squared, series, Processes(1), partial, "v1")
+        run_all(squared, series, Processes(1), partial, {"version": 1})
     assert json.loads(partial.read_text())["1"] == 1
     series = [replace(run, bad=-1) for run in series]
-    assert run_all(squared, series, Processes(1), partial, "v1") == [0, 1, 4, 9]
+    assert run_all(squared, series, Processes(1), partial, {"version": 1}) == [0, 1, 4, 9]
     done = trace.read_text().split()
     assert done.count("0") == done.count("1") == 1  # not done again
 
@@ -302,15 +305,75 @@ def first_fails(run):
 def test_what_has_begun_ends_with_a_series_that_fails(tmp_path):
     series = [Square(n, 0, str(tmp_path)) for n in range(5)]
     with pytest.raises(RuntimeError, match="on purpose"):
-        run_all(first_fails, series, Processes(2), tmp_path / "p.json", "v1")
+        run_all(first_fails, series, Processes(2), tmp_path / "p.json", {"version": 1})
     assert (tmp_path / "1").exists()
 
 
-def test_results_of_another_backbone_are_not_gone_on_with(tmp_path):
+def test_results_of_another_backbone_are_neither_used_nor_lost(tmp_path):
+    partial, series = tmp_path / "p.json", [Square(3, -1, str(tmp_path / "trace"))]
+    run_all(squared, series, Processes(1), partial, {"backbone": "old"})
+    content = partial.read_bytes()
+    with pytest.raises(
+        ValueError, match="backbone is 'old' there and 'new' here; give another"
+    ):
+        run_all(squared, series, Processes(1), partial, {"backbone": "new"})
+    assert partial.read_bytes() == content
+
+
+def test_a_smaller_series_leaves_the_results_of_a_larger_one(tmp_path):
+    partial, of = tmp_path / "p.json", {"version": 1}
+    series = [Square(n, 2, str(tmp_path / "trace")) for n in range(4)]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        run_all(squared, series, Processes(1), partial, of)
+    run_all(squared, series[:1], Processes(1), partial, of)
+    executor.forget(partial, series[:1], squared, of)
+    kept = json.loads(partial.read_text()).keys() - {"of", "sha256"}
+    assert kept == {executor.key(series[1])}
+    executor.forget(partial, series, squared, of)
+    assert not partial.exists()
+
+
+def test_every_bit_of_finished_results_counts(tmp_path):
+    partial, of = tmp_path / "p.json", {"version": 1}
+    series = [Square(n, -1, str(tmp_path / "trace")) for n in range(2)]
+    run_all(squared, series, Processes(1), partial, of)
+    whole, good = partial.read_bytes(), json.loads(partial.read_text())
+    for at in range(len(whole)):
+        turned = whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :]
+        partial.write_bytes(turned)
+        try:
+            found = executor.read_results(partial, {"work": "squared", **of})
+        except ValueError as error:
+            assert "p.json" in str(error)
+        else:
+            assert found.items() <= good.items(), f"byte {at}"
+
+
+@pytest.mark.skipif(fcntl is None, reason="no file locks here")
+def test_two_comparisons_do_not_share_a_folder(tmp_path):
+    with (
+        locked(tmp_path / "compare.partial.json"),
+        pytest.raises(OSError, match="is being written by process"),
+    ):
+        compare.compare([Experiment("gerund", "lora", 1, 0.01)], tmp_path)
+    assert not (tmp_path / "compare.json").exists()
+
+
+def is_killed(run):
+    """Work for `run_all`: one process is killed, as by a system out of memory."""
+    if run.n == run.bad:
+        while not executor.as_path(run.trace).exists():  # until another has finished
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run.n
+
+
+def test_a_killed_process_is_one_sentence_and_loses_nothing(tmp_path):
     partial = tmp_path / "p.json"
-    partial.write_text(json.dumps({"of": "squared v0", executor.key(Square(3, -1, "")): 10}))
-    series = [Square(3, -1, str(tmp_path / "trace"))]
-    assert run_all(squared, series, Processes(1), partial, "v1") == [9]
+    series = [Square(n, 1, str(partial)) for n in range(2)]
+    with pytest.raises(ChildProcessError, match="was killed, perhaps because memory ran out"):
+        run_all(is_killed, series, Processes(2), partial, {"version": 1})
+    assert json.loads(partial.read_text())[executor.key(series[0])] == 0
 
 
 def test_choosing_a_rate(tmp_path, monkeypatch):

@@ -54,7 +54,9 @@ def test_nothing_is_lost_when_a_worker_is_killed(cluster, tmp_path):
     series = [Wait(n, str(trace)) for n in range(12)]
     killer = threading.Thread(target=kill_one_at_work, args=(trace,))
     killer.start()
-    found = run_all(waited, series, dask(cluster.scheduler_address), tmp_path / "p.json", "v1")
+    found = run_all(
+        waited, series, dask(cluster.scheduler_address), tmp_path / "p.json", {"version": 1}
+    )
     killer.join()
     assert found == [n**2 for n in range(12)]
     assert len(list(trace.glob("3-*"))) == 2  # begun once by the one that died, once again
@@ -67,7 +69,13 @@ def refused(run):
 
 def test_a_run_that_fails_says_so(cluster, tmp_path):
     with pytest.raises(ValueError, match="no 7"):
-        run_all(refused, [Wait(7, "")], dask(cluster.scheduler_address), tmp_path / "p", "v1")
+        run_all(
+            refused,
+            [Wait(7, "")],
+            dask(cluster.scheduler_address),
+            tmp_path / "p",
+            {"version": 1},
+        )
 
 
 def test_compare_on_a_cluster(cluster, tmp_path, capsys):

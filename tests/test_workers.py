@@ -17,6 +17,7 @@ from minipeft.model.layers import Parameter
 from minipeft.train.batch_gradient import accumulate
 from minipeft.train.data_parallel import (
     CAN_FORK,
+    may_fork,
     parallel_map,
     process_map,
     thread_map,
@@ -159,7 +160,7 @@ def test_a_worker_that_is_killed_is_reported():
 
     with process_map(die, weights(), 2) as each:
         for _ in range(2):  # while it reads, and before it is sent another part
-            with pytest.raises(RuntimeError, match="code -9"):
+            with pytest.raises(ChildProcessError, match="code -9"):
                 list(each([(0,), (1,)]))
 
 
@@ -215,3 +216,62 @@ def test_no_worker_outlives_a_killed_process(tmp_path):
 
 if __name__ == "__main__":
     endless(sys.argv[1])
+
+
+def test_no_copy_is_made_beside_a_thread_that_may_multiply():
+    """To copy itself BLAS would wait for that thread, and that thread for the copy."""
+    done = threading.Event()
+    busy = threading.Thread(target=done.wait)
+    alone = may_fork()
+    busy.start()
+    try:
+        assert not may_fork()
+        trained = weights()
+        with parallel_map(times(trained), trained, 2) as each:
+            assert [float(loss) for loss, _ in each([(i,) for i in range(3)])] == [0, 17, 34]
+    finally:
+        done.set()
+        busy.join()
+    assert may_fork() == alone
+
+
+class FromJupyter(threading.Thread):
+    """A thread such as Jupyter has many of, all of which only wait."""
+
+
+FromJupyter.__module__ = "ipykernel.iostream"
+
+
+@forking
+def test_threads_that_only_wait_do_not_matter():
+    done, alone = threading.Event(), may_fork()
+    waiting = FromJupyter(target=done.wait)
+    waiting.start()
+    assert may_fork() == alone
+    done.set()
+    waiting.join()
+
+
+ENDLESS = """
+import minipeft as mp
+net = mp.load_base()
+mp.attach(net, mp.LoRA(r=1))
+print("ready", flush=True)
+mp.fit(net, mp.Task("gerund"), steps=10**6, batch_size=4, workers=2, label=None)
+"""
+
+
+@forking
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_killed_parent(how):
+    parent = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE)
+    parent.stdout.readline()
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while not (started := children.read_text().split()):
+        assert parent.poll() is None
+    parent.send_signal(how)
+    parent.communicate()
+    end = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started)

@@ -48,8 +48,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     is resumed from it. until: stop after this step, to be resumed later.
     label: the name on the progress bar; None shows no bar.
 
-    Ctrl-C ends the run after the current step and keeps what was learnt; a second Ctrl-C stops
-    at once, between two updates. While it runs, no other thread may use the model, and no other
+    Ctrl-C ends the run after the current step, keeps what was learnt, and warns that it did; a
+    second Ctrl-C raises KeyboardInterrupt at once, between two updates. While it runs, no other thread may use the model, and no other
     run the checkpoint.
     Raises FloatingPointError, with the step, if the loss, a gradient, or in the end a weight is
     not finite; the model then has the weights that last gave a finite loss. Raises ValueError
@@ -169,6 +169,7 @@ class Run:
                     self.save(checkpoint)
         if self.done < last:
             self.history.stopped = f"interrupted after step {self.done} of {steps}"
+            warnings.warn(f"Ctrl-C: {self.history.stopped}; what follows goes on", stacklevel=3)
 
     def step(self, map_micro_batches=None):
         """Do one step: a batch forward and backward, one update, one record in the history.
