@@ -48,8 +48,9 @@ def saved(tmp_path_factory):
         f"print(json.dumps({{name: loaded({str(folder)!r}, name) for name in METHODS}}))"
     )
     there = Path(__file__).parent
-    out = subprocess.run([sys.executable, "-c", code], cwd=there, capture_output=True, text=True,
-                         env={"PYTHONPATH": f"{there}:{there.parent}"})  # fmt: skip
+    command = [sys.executable, "-c", code]
+    paths = {"PYTHONPATH": f"{there}:{there.parent}"}
+    out = subprocess.run(command, cwd=there, capture_output=True, text=True, env=paths)
     assert out.returncode == 0, out.stderr
     return here, json.loads(out.stdout)
 

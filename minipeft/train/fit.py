@@ -49,8 +49,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     label: the name on the progress bar; None shows no bar.
 
     Ctrl-C ends the run after the current step, keeps what was learnt, and warns that it did; a
-    second Ctrl-C raises KeyboardInterrupt at once, between two updates. While it runs, no other thread may use the model, and no other
-    run the checkpoint.
+    second Ctrl-C raises KeyboardInterrupt at once, between two updates. While the run lasts, no
+    other thread may use the model, and no other run the checkpoint.
     Raises FloatingPointError, with the step, if the loss, a gradient, or in the end a weight is
     not finite; the model then has the weights that last gave a finite loss. Raises ValueError
     if nothing is trainable or the checkpoint is of another run, and TypeError for other data.
