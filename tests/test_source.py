@@ -26,6 +26,7 @@ ENTRIES = 10  # in minipeft/, beside __init__, __main__, errors and folders of d
 parse = functools.cache(ast.parse)
 
 
+@functools.cache
 def package():
     """{module: source} of the package; the package itself is called minipeft."""
     root, sources = Path(minipeft.__file__).parent, {}
@@ -40,7 +41,18 @@ def imports(name, sources):
     """Absolute paths of all that a module imports, such as 'minipeft.model.layers.Linear'."""
     is_package = name == "minipeft" or any(other.startswith(f"{name}.") for other in sources)
     folder = [] if name == "minipeft" else name.split(".")[: None if is_package else -1]
-    for node in ast.walk(parse(sources[name])):
+    return imports_of(sources[name], tuple(folder))
+
+
+@functools.cache
+def imports_of(source, folder):
+    """The same of a source in a folder, a list."""
+    return list(walk_imports(source, folder))
+
+
+def walk_imports(source, folder):
+    """Yields each of them."""
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -112,20 +124,21 @@ def outside_complaints(sources):
         for other in outside(name, sources):
             if other in NEVER or name not in ONLY_IN.get(other, (name,)):
                 yield f"{name} imports {other}"
-        top = ast.unparse(without_functions(parse(sources[name])))
+        top = without_functions(sources[name])
         if room(name) in CORE and "matplotlib" in outside(name, sources | {name: top}):
             yield f"{name} imports matplotlib when it is imported"
 
 
-def without_functions(tree):
-    """A module's syntax tree without the bodies of its functions."""
+@functools.cache
+def without_functions(source):
+    """A module's source without the bodies of its functions."""
 
     class Emptied(ast.NodeTransformer):
         def visit_FunctionDef(self, node):
             node.body = [ast.Pass()]
             return node
 
-    return Emptied().visit(ast.parse(ast.unparse(tree)))
+    return ast.unparse(Emptied().visit(ast.parse(source)))
 
 
 def size_complaints(sources):
@@ -274,7 +287,13 @@ ALLOWED = [
 
 def new_complaints(rule, module, text):
     """What a rule says in addition if this were the source of a module."""
-    return set(rule(package() | {module: text})) - set(rule(package()))
+    return set(rule(package() | {module: text})) - before(rule)
+
+
+@functools.cache
+def before(rule):
+    """What a rule says of the package as it is."""
+    return set(rule(package()))
 
 
 @pytest.mark.parametrize("rule, module, text", VIOLATIONS)
