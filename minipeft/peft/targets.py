@@ -207,7 +207,7 @@ def wildcard(pattern):
     """A pattern whose only special character is *.
 
     HF PEFT takes regular expressions, which may run for ever. Those that people use there say
-    no more than a * can: "^model.layers.0", ".*attn.*", r"layers\.1\..*".
+    no more than a * can: "^model.layers.0", ".*attn.*", "q_proj$".
     """
     return pattern.removeprefix("^").removesuffix("$").replace(".*", "*").replace("\\.", ".")
 

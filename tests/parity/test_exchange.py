@@ -3,12 +3,14 @@
 import json
 
 import pytest
-from hf import assert_close, difference, hf_logits, hf_model, peft
+from hf import assert_close, difference, hf_logits, hf_model, peft, torch
 from pairs import Pair
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as torch_file
 
 import minipeft as mp
 from methods import ROWS, SPECS
+from minipeft.engine.backend import to_numpy
 from minipeft.engine.tensor import no_grad
 from strategies import batch, model
 
@@ -90,3 +92,28 @@ def test_an_option_that_is_not_here_is_refused(option, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {option: [1]}))
     with pytest.raises(ValueError, match=f"unknown option of LoRA '{option}'"):
         mp.import_adapter(model(pair.config), tmp_path)
+
+
+@pytest.mark.parametrize("row", EXPORTED)
+def test_hf_peft_refuses_a_folder_of_save_adapter(row, tmp_path):
+    """The names in it are not HF's; read with warnings only, it would be the bare base."""
+    pair = Pair(ROWS[row], "float64", None).shake()
+    mp.save_adapter(pair.ours, "default", tmp_path)
+    with pytest.raises((KeyError, ValueError), match="minipeft"):
+        opened(pair, tmp_path, None)
+
+
+@pytest.mark.parametrize("row", ["lora", "ia3", "prefix"])
+def test_an_adapter_in_bfloat16_is_imported_exactly(row, tmp_path):
+    pair = Pair(ROWS[row], "float64", None).shake()
+    pair.theirs.to(torch.bfloat16).save_pretrained(tmp_path)
+    fresh = model(pair.config, 0)
+    mp.import_adapter(fresh, tmp_path, "default")
+    mp.use(fresh, None)
+    for name, p in mp.adapters(fresh)["default"].named_parameters():
+        bits = to_numpy(p.data).astype("float32").view("uint32")
+        assert (bits & 0xFFFF == 0).all() and (to_numpy(p.data) != 0).any(), name
+    found = torch_file(tmp_path / "adapter_model.safetensors")
+    kept = mp.export_adapter(fresh, "default", tmp_path / "again")
+    for name, a in load_file(kept / "adapter_model.safetensors").items():
+        assert (a == found[name].double().numpy()).all()

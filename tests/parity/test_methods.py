@@ -1,5 +1,7 @@
 """Every method that HF PEFT has computes, trains and merges as it does there."""
 
+import copy
+
 import pytest
 from hf import assert_close, difference, hf_logits, hf_loss
 from pairs import Pair
@@ -30,14 +32,22 @@ def logits(pair, ids, attention_mask=None):
         )
 
 
+def exactly(theirs, ids):
+    """The logits of HF's model, computed in float64."""
+    return hf_logits(copy.deepcopy(theirs).double(), ids).detach()
+
+
 @rows
 @each
 def test_logits_and_gradients(row, precision, theirs, seed):
+    """Equal up to rounding: HF's own, which depends on the processor, is added to the limit."""
     off, steep, _ = PRECISIONS[precision]
     pair = Pair(ROWS[row], precision, seed, theirs=theirs).shake()
     assert pair.adapter.count == sum(p.numel() for p in pair.hf.values())
     ids, labels = batch(pair.config, B=3, T=6)
     ours, wanted = pair.ours(ids), hf_logits(pair.theirs, ids)
+    if precision == theirs == "float32":
+        off += difference(wanted.detach().numpy(), exactly(pair.theirs, ids))
     assert difference(ours.data, wanted) <= off
     loss, truth = F.cross_entropy(ours, labels), hf_loss(wanted, labels)
     assert difference(np.array(loss.data), truth) <= off
