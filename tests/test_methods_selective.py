@@ -128,7 +128,7 @@ def test_merging_a_tied_head_unties_it(tmp_path):
     on_top = logits(base, ids)
     second = mp.merge(base, "more")
     assert np.allclose(logits(base, ids), on_top, rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="undo the later merge first"):
+    with pytest.raises(ValueError, match="as by a later merge; undo that first"):
         mp.unmerge(receipt)
     mp.unmerge(second)
     mp.detach(base, "more")

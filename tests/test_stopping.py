@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import minipeft as mp
+from laws.failing import count_lines, interrupted
 from minipeft.engine.backend import np, xp
 from minipeft.train.fit import Run, Settings
 from test_train import SMALL, examples, weights
@@ -266,3 +267,26 @@ def test_a_method_may_bring_its_own_optimiser(tmp_path):
     mp.attach(net, WithMomentum(r=2))
     state = Run(net, examples(), Settings(4, 5, 0.1)).state()
     assert {name.split("/")[0] for name in state} == {"weights", "good", "velocity"}
+
+
+@pytest.mark.parametrize("method", [mp.LoRA(r=2), mp.AdaLoRA(init_r=2, target_r=1), mp.Full()])
+def test_an_interrupted_step_leaves_every_weight(method):
+    """At any line, also of an update, and also where memory is refused."""
+
+    def start():
+        net = mp.Transformer(SMALL, 0)
+        mp.attach(net, method)
+        run = Run(net, examples(), Settings(9, 4, 0.01))
+        run.step()
+        return run, net
+
+    run, net = start()
+    before = weights(net)
+    lines = count_lines(run.step)
+    after = weights(net)
+    assert (after != before).any()
+    for line in range(1, lines + 1, max(1, lines // 60)):
+        run, net = start()
+        assert interrupted(run.step, line)
+        found = weights(net)
+        assert (found == before).all() or (found == after).all(), f"line {line} of {lines}"

@@ -139,7 +139,8 @@ def load_adapter(model, folder, name=None):
                 raise ValueError("it is not of save_adapter; import_adapter reads HF PEFT's")
             method, extra = method_from_config(values)
             method = method.export_form()  # older files name a network but do not hold it
-            check_base(model, extra)
+        check_base(file.path, model, extra)
+        with error_context(file.path):
             check_count(file, method, model.config)
             adapter = prepare(model, method, name)
         like = {hf_name(key, method): a for key, a in adapter.saved().items()}
@@ -151,7 +152,7 @@ def load_adapter(model, folder, name=None):
     return adapter
 
 
-def check_base(model, extra):
+def check_base(path, model, extra):
     """Raises ValueError if a file's adapter was trained on another base.
 
     An older file has only the fingerprint.
@@ -162,8 +163,8 @@ def check_base(model, extra):
     ours = {key: ours[key] for key in ours if key in theirs} if theirs is older else ours
     if differs := difference(theirs, ours, "base"):
         raise ValueError(
-            f"it was trained on another base: {differs}; load it on its own (unmerge what was "
-            "merged)"
+            f"{path} was trained on another base: {differs}; load it on its own (unmerge what "
+            "was merged)"
         )
 
 

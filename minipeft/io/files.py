@@ -22,7 +22,7 @@ except ImportError:  # on Windows, where nothing is locked
     fcntl = None
 
 STALE = 3600  # seconds after which a temporary file belongs to a process that was killed
-LONGEST = 25_000_000  # bytes of a JSON file
+LONGEST = 16_000_000  # bytes of a JSON file
 
 
 def write_bytes(path, content):
@@ -111,23 +111,26 @@ def locked(path):
     """
     path = Path(os.path.realpath(as_path(path)))
     lock = path.with_name(f".{path.name}.lock")
+    if not fcntl:
+        yield
+        return
     with writing(path):
-        file = lock.open("a+") if fcntl else contextlib.nullcontext()
+        file = lock.open("a+")
     with file:
-        if fcntl:
-            claim(file, path)
+        claim(file, lock, path)
         try:
             yield
         finally:
-            if fcntl:
-                lock.unlink(missing_ok=True)
-                fcntl.flock(file, fcntl.LOCK_UN)
+            lock.unlink(missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def claim(file, path):
+def claim(file, lock, path):
     """Lock a lock file and write into it who holds it; raises OSError if somebody does."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            raise BlockingIOError  # its holder has just given it up, and removed it
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"

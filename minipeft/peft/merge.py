@@ -216,7 +216,8 @@ def check_unmerge(model, receipt):
     for path, p in receipt.after.items():
         if now.get(path) is not p:
             raise ValueError(
-                f"{path} was changed since {name!r} was merged; undo the later merge first"
+                f"{path} was replaced since {name!r} was merged, as by a later merge; undo "
+                "that first"
             )
     if sum_of_bits(model) != receipt.bits:
         raise ValueError(

@@ -174,6 +174,45 @@ def loading(case):
     return start
 
 
+def quantizing(case):
+    def start():
+        net = case.base()
+        return lambda: mp.quantize(net, block=4), net
+
+    return start if case.method.name == "lora" else None
+
+
+def dequantizing(case):
+    def start():
+        net = case.base()
+        mp.quantize(net, block=4)
+        return lambda: mp.dequantize(net), net
+
+    return start if case.method.name == "lora" else None
+
+
+def correcting(case):
+    def start():
+        net = case.base()
+        return lambda: mp.loftq(net, mp.LoRA(1), block=4), net
+
+    return start if case.method.name == "lora" else None
+
+
+def importing(case):
+    folder = tempfile.TemporaryDirectory()
+    try:
+        mp.export_adapter(case.attached()[0], "a", folder.name)
+    except ValueError:  # HF PEFT does not have it
+        return None
+
+    def start(folder=folder):
+        net = case.base()
+        return lambda: mp.import_adapter(net, folder.name, "a"), net
+
+    return start
+
+
 OPERATIONS = (
     attaching,
     detaching,
@@ -183,4 +222,8 @@ OPERATIONS = (
     unmerging,
     copying,
     loading,
+    quantizing,
+    dequantizing,
+    correcting,
+    importing,
 )
