@@ -301,3 +301,22 @@ def test_another_served_on_top_of_a_merged_one(method, below, tmp_path):
     mp.unmerge(receipt)
     mp.use(base, ["a", "b"])
     assert (to_numpy(base(ids).data) == wanted).all()
+
+
+@pytest.mark.parametrize("method", mp.METHODS)
+def test_a_detached_adapter_can_be_attached_again(method):
+    base, ids = several(mp.METHODS[method](), mp.LoRA(2))
+    wanted = logits(base, "a", ids)
+    adapter = mp.detach(base, "a")
+    assert mp.attach(base, adapter) is adapter and mp.in_use(base) == {"a": None}
+    assert (to_numpy(base(ids).data) == wanted).all()
+    with pytest.raises(ValueError, match="'a' is already attached"):
+        mp.attach(base, adapter)
+    with pytest.raises(ValueError, match="'a' was never attached to this model"):
+        mp.attach(model(CONFIG), adapter)
+
+
+@pytest.mark.parametrize("operation", [mp.attach, mp.merge, mp.detach, mp.quantize])
+def test_what_is_no_model_is_said_to_be_none(operation):
+    with pytest.raises(TypeError, match=r"expected a model, such as .*, got 7"):
+        operation(7, mp.LoRA()) if operation is mp.attach else operation(7)

@@ -100,6 +100,8 @@ def changing(model):
 @contextlib.contextmanager
 def using(model, changes):
     """Inside the block this thread uses a model: see `computing` and `changing`."""
+    if not hasattr(model, "named_modules"):
+        raise TypeError(f"expected a model, such as load_base(), got {model!r}")
     use = Use(_user.get() or threading.get_ident(), changes)
     uses = _uses.setdefault(model, weakref.WeakSet())
     token = _user.set(use.user)

@@ -51,12 +51,12 @@ def main():
     options, total, complaints = parser.parse_args(), 0, []
     for name in options.methods.split(","):
         for config in CONFIGS:
-            method = mp.METHODS[name]()
+            case = Case(config, mp.METHODS[name]())
             try:
-                method.count(config)
+                case.attached()
             except ValueError:  # such as BitFit where there are no biases
                 continue
-            tried, found = campaign(Case(config, method), options.every)
+            tried, found = campaign(case, options.every)
             total, complaints = total + tried, complaints + found
         print(f"{name:<16}{total:>8,} injections so far, {len(complaints)} failed", flush=True)
     print("\n".join(complaints[:40]))
