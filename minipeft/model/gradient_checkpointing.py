@@ -70,10 +70,19 @@ def recomputing(model):
 
     This is for computing a loss: keys and values are not added to a cache meanwhile.
     """
-    for block in model.blocks:
-        block.active.append((RecomputedBlock(block), None))
+    before = [(block, list(block.active)) for block in model.blocks]
+
+    def restore():
+        for block, active in before:
+            block.active = active
+
     try:
-        yield
-    finally:
-        for block in model.blocks:
-            block.active.pop()
+        try:
+            for block in model.blocks:
+                block.active.append((RecomputedBlock(block), None))
+            yield
+        finally:
+            restore()
+    except BaseException:
+        restore()  # again, in case that Ctrl-C was pressed in the first
+        raise

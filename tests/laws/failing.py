@@ -9,6 +9,7 @@ import minipeft as mp
 from failing_memory import failing_memory
 from laws.several import state
 from minipeft.engine.backend import np
+from minipeft.model.gradient_checkpointing import recomputing
 
 PACKAGE = str(Path(mp.__file__).parent)
 
@@ -213,6 +214,19 @@ def importing(case):
     return start
 
 
+def checkpointing(case):
+    def start():
+        net, _ = case.attached()
+
+        def work():
+            with recomputing(net):
+                pass
+
+        return work, net
+
+    return start if case.method.name == "lora" else None
+
+
 OPERATIONS = (
     attaching,
     detaching,
@@ -226,4 +240,5 @@ OPERATIONS = (
     dequantizing,
     correcting,
     importing,
+    checkpointing,
 )

@@ -127,7 +127,7 @@ def state(net):
 
 def named(site, delta):
     """The name under which a change is at its site."""
-    return next(name for name, each in site.deltas.items() if each is delta)
+    return next((name for name, each in site.deltas.items() if each is delta), "no adapter")
 
 
 def law_19_what_follows_is_the_same_elsewhere(case):
