@@ -151,7 +151,7 @@ SEVERAL = (
         20, LORA, module="io.identity"),
     Bug("identity: the data do not count", "digest(pairs)", "digest([])",
         20, LORA, module="io.identity"),
-    Bug("identity: the labels do not count", '("labels", np.asarray(labels))',
+    Bug("identity: the labels do not count", '("labels", np.asarray(labels, "int64"))',
         '("labels", np.zeros(1))', 20, LORA, module="io.identity"),
     Bug("identity: the options of a method do not count",
         "json.loads(json.dumps(asdict(adapters(model)[name].method)))", "{}",

@@ -320,3 +320,23 @@ def test_a_detached_adapter_can_be_attached_again(method):
 def test_what_is_no_model_is_said_to_be_none(operation):
     with pytest.raises(TypeError, match=r"expected a model, such as .*, got 7"):
         operation(7, mp.LoRA()) if operation is mp.attach else operation(7)
+
+
+def test_a_merge_is_undone_once():
+    base, _ = several(mp.LoRA(2))
+    receipt = mp.merge(base, "a")
+    mp.unmerge(receipt)
+    for _ in range(2):  # also when the adapter has gone
+        with pytest.raises(ValueError, match="the merge of 'a' was undone already"):
+            mp.unmerge(receipt)
+        if mp.adapters(base):
+            mp.detach(base, "a")
+
+
+def test_a_base_that_was_trained_after_a_merge_cannot_be_what_it_was():
+    base, ids = several(mp.LoRA(2))
+    receipt = mp.merge(base, "a")
+    assert all(p.requires_grad for p in base.parameters())
+    mp.fit(base, mp.Examples(ids[:, :-1], ids[:, 1:]), 1, 2, label=None)
+    with pytest.raises(ValueError, match="the base was changed since 'a' was merged"):
+        mp.unmerge(receipt)

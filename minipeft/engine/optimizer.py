@@ -62,8 +62,9 @@ class AdamW:
             for w, g, m, v, saved in in_chunks(*arrays):
                 saved[...] = w
                 written.append((w, saved))
+                change = self.direction(g * scale, m, v, root) * (rate * p.rate)
                 w *= decay
-                w -= self.direction(g * scale, m, v, root) * (rate * p.rate)
+                w -= change
             p.data = p.data  # so that a tape that has read it knows that it was written
 
     def direction(self, g, m, v, root):

@@ -63,7 +63,7 @@ def data_identity(data, size, seed):
     ids, labels = getattr(data, "ids", None), getattr(data, "labels", None)
     if ids is None or labels is None:
         ids, labels = data.batch(0, size, seed)
-    pairs = [("ids", np.asarray(ids)), ("labels", np.asarray(labels))]
+    pairs = [("ids", np.asarray(ids, "int64")), ("labels", np.asarray(labels, "int64"))]
     return {"examples": len(data), "digest": digest(pairs)}
 
 

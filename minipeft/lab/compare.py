@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import unknown
 from ..io.checkpoint import load_base
 from ..io.files import check_writable, locked, read_json, write_json
-from ..io.identity import fingerprint
+from ..io.identity import base_identity
 from ..peft.methods import METHODS as ALL
 from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison
@@ -56,7 +56,9 @@ def provenance():
     """Returns what the results depend on besides the experiments, as a JSON object."""
     versions = {name: version(name) for name in ("minipeft", "numpy")}
     python = ".".join(map(str, sys.version_info[:3]))
-    return {"backbone": fingerprint(load_base()), "versions": versions | {"python": python}}
+    base = base_identity(load_base())
+    about = {"backbone": base["fingerprint"], "config": base["config"]}
+    return about | {"versions": versions | {"python": python}}
 
 
 def choose_rates(tasks, methods, steps, out, executor=None, **options):
@@ -65,10 +67,7 @@ def choose_rates(tasks, methods, steps, out, executor=None, **options):
     The best exact match wins, then the lowest loss: {"rates": {method: {task: lr}}, …}. The
     scores stay in tune.partial.json, so that an interrupted comparison need not try again.
     """
-    experiments = [
-        Experiment(task, method, steps, lr, split="valid", **options)
-        for task, method, lr in itertools.product(tasks, methods, GRID)
-    ]
+    experiments = trials(tasks, methods, steps, **options)
     about, partial, chosen = provenance(), Path(out) / TUNED, Path(out) / RATES
     check_writable(chosen)
     executor = executor or Processes(1)
@@ -83,6 +82,14 @@ def choose_rates(tasks, methods, steps, out, executor=None, **options):
     contents = about | {"grid": GRID, "trial": first, "scores": rows, "rates": rates}
     write_json(chosen, contents)
     return contents
+
+
+def trials(tasks, methods, steps, **options):
+    """Returns the Experiments that choose the learning rates."""
+    return [
+        Experiment(task, method, steps, lr, split="valid", **options)
+        for task, method, lr in itertools.product(tasks, methods, GRID)
+    ]
 
 
 def best(rows, task, method):
@@ -151,7 +158,10 @@ def main(options):
     ]
     name = "compare_full" if options.full else "compare"
     print(table(compare(experiments, options.out, executor(), name)))
-    (Path(options.out) / TUNED).unlink(missing_ok=True)
+    if options.tune:
+        tried = trials(tasks, methods, budgets[0], **words)
+        with locked(partial := Path(options.out) / TUNED):
+            forget(partial, tried, tune, provenance())
     names = [f"{name}.json", f"{name}.png", *([RATES] if options.tune else [])]
     print("wrote", " and ".join(str(Path(options.out, name)) for name in names))
 

@@ -42,8 +42,8 @@ def merge(model, name="default", *, requantize=False):
 
     Returns a Receipt. The adapter leaves the model. The merged weights are new arrays, and the
     Receipt keeps the old ones, so `unmerge` restores every bit. A change of the head or of the
-    token table unties the two, and the model's Config then says so. Merged weights train if
-    those before them did: all others are frozen while adapters are attached.
+    token table unties the two, and the model's Config then says so. After the last adapter the
+    base trains as it did before the first came, its merged weights too.
 
     Raises ValueError, and changes nothing, if the method's change is not one of weights, if a
     merged weight is not finite, or if the logits would change: for an adapter that is in use
@@ -211,8 +211,8 @@ def undo_merge(model, receipt):
 def check_unmerge(model, receipt):
     """Raises ValueError if a merge cannot be undone now."""
     name, now = receipt.adapter.name, dict(base_parameters(model))
-    if adapters(model).get(name) is receipt.adapter:
-        raise ValueError(f"{name!r} was unmerged already; it is attached")
+    if all(p is now.get(path) for path, p in receipt.before.items()):
+        raise ValueError(f"the merge of {name!r} was undone already")
     for path, p in receipt.after.items():
         if now.get(path) is not p:
             raise ValueError(

@@ -31,7 +31,7 @@ class Targeted(Method):
         super().__post_init__()
         for option in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(self, option, {}):
-                if not re.fullmatch(r"[\w.*-]+", wildcard(pattern)):
+                if not re.fullmatch(r"[\w.*-]{1,200}", wildcard(pattern)):
                     raise ValueError(
                         f"{option} holds {pattern!r}; expected the end of a module's path, "
                         "with * for anything: 'q_proj', 'blocks.0.*'"
@@ -162,8 +162,8 @@ def matching(modules, names):
     Raises ValueError for a name that matches nothing, with the nearest that exist.
     """
     matched = set()
-    for name in names:
-        paths = matches(modules, name)
+    for name in dict.fromkeys(names):
+        paths = matches(modules, name) if len(name) <= 200 else ()
         if not paths:
             raise ValueError(unknown("target module", name, last_names(modules)))
         matched |= paths
