@@ -157,10 +157,10 @@ def check_base(path, model, extra):
 
     An older file has only the fingerprint.
     """
-    ours = base_identity(model)
-    older = {"fingerprint": extra.get("base_fingerprint", ours["fingerprint"])}
-    theirs = extra.get("base", older)
-    ours = {key: ours[key] for key in ours if key in theirs} if theirs is older else ours
+    ours, theirs = base_identity(model), extra.get("base")
+    if "base" not in extra:
+        ours = {"fingerprint": ours["fingerprint"]}
+        theirs = {"fingerprint": extra["base_fingerprint"]}
     if differs := difference(theirs, ours, "base"):
         raise ValueError(
             f"{path} was trained on another base: {differs}; load it on its own (unmerge what "

@@ -24,7 +24,7 @@ def attach(model, method, name="default", rng=0):
     modules that match nothing, or a rank that does not fit.
     """
     if isinstance(method, Adapter):
-        adapter = detached(model, method)
+        adapter = detached(model, method, name)
     else:
         adapter = prepare(model, method, name, rng)
     install(model, adapter)
@@ -32,9 +32,11 @@ def attach(model, method, name="default", rng=0):
     return adapter
 
 
-def detached(model, adapter):
+def detached(model, adapter, name):
     """Returns an Adapter that can be attached again; ValueError if it is not of this model."""
     check_name(model, adapter.name)
+    if name not in ("default", adapter.name):
+        raise ValueError(f"{adapter.name!r} keeps its name; leave out name={name!r}")
     modules = dict(model.named_modules())
     base = {id(p) for _, p in base_parameters(model)}
     if not adapter.modules or any(modules.get(k) is not m for k, m in adapter.modules.items()):
