@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
 
 from minipeft.engine.backend import np, xp
+from minipeft.train.data_parallel import IDLE
 
 CALM = dict(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -26,5 +27,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    IDLE.append("execnet")  # which runs the tests on several cores
     threadpool_limits(1)  # the models are too small for more
     settings.load_profile(config.getoption("--profile"))

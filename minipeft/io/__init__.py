@@ -1,6 +1,9 @@
 """Files: models and adapters saved, loaded, and exchanged with Hugging Face PEFT.
 
-files         safetensors and JSON: atomic writes, checks and checksums
+files         atomic writes, JSON, and locks
+safetensors   a strict reader and a writer of named arrays
+arrays        arrays in files with a checksum, and what they must be
+identity      what a result depends on, compared before it is used
 checkpoint    save and load a base model or an adapter
 hf_adapters   import and export adapters in HF PEFT's format
 """

@@ -6,6 +6,7 @@ transformer              attention, MLP, Block, Transformer
 kv_cache                 keys and values of the tokens read so far; the causal mask
 generate                 text generation, token by token
 gradient_checkpointing   less memory in training: activations are computed again
+transaction              operations that succeed or change nothing; one thread changes a model
 quantize                 frozen weights in 8 or 4 bits
 validation               checks of token ids, attention masks and labels
 summary                  a model printed as a tree

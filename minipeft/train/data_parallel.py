@@ -29,6 +29,7 @@ from ..engine.backend import np, xp
 
 ERRORS = {kind.__name__: kind for kind in (ValueError, TypeError, IndexError, MemoryError)}
 CAN_FORK = sys.platform == "linux" and xp is np  # elsewhere BLAS or the GPU may not survive it
+IDLE = ["ipykernel", "IPython", "tqdm"]  # packages whose threads do not compute
 ONE_BLAS_THREAD = threading.RLock()  # held while BLAS, of the whole process, has one thread
 
 
@@ -68,7 +69,7 @@ def is_idle(thread):
     """Returns whether a thread belongs to a library whose threads do not compute."""
     run = getattr(thread, "_target", None)
     made_by = {getattr(part, "__module__", None) or "" for part in (type(thread), run)}
-    return any(module.split(".")[0] in ("ipykernel", "IPython", "tqdm") for module in made_by)
+    return any(module.split(".")[0] in IDLE for module in made_by)
 
 
 @contextlib.contextmanager
