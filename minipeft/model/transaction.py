@@ -44,11 +44,12 @@ def all_or_nothing(operation):
 
 def whole(model):
     """Returns the snapshot of a model with all its adapters."""
+    modules = [module for _, module in model.named_modules()]
     adapters = list(vars(model).get("adapters", {}).values())
-    parameters = model.parameters()
+    parameters = [p for m in modules for p in vars(m).values() if hasattr(p, "node")]
     for adapter in adapters:
         parameters += [*adapter.copies.values(), *adapter.originals.values()]
-    return snapshot([*(m for _, m in model.named_modules()), *adapters], parameters)
+    return snapshot([*modules, *adapters], parameters)
 
 
 def snapshot(owners, parameters):
