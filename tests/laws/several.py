@@ -24,7 +24,7 @@ def law_18_two_adapters_leave_each_other_right(case):
 
 
 def check_pair(case, other, reload=False):
-    """Law 18 for the method of a case, 'a', below another, 'b'; what is left may be reloaded."""
+    """Law 18 for the method of a case, 'a', below another, 'b'; reload also what is left."""
     try:
         net, ids = pair(case, other)
     except ValueError:  # the second does not fit so small a model, or not beside the first
