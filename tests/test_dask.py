@@ -86,7 +86,8 @@ def test_compare_on_a_cluster(cluster, tmp_path, capsys):
     assert [row["method"] for row in rows] == ["lora", "prompt"]
 
 
-def test_no_scheduler_is_a_clear_error(tmp_path, capsys):
+def test_no_scheduler_is_a_clear_error(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("minipeft.lab.executor.CONNECT_SECONDS", 0.5)
     line = f"compare --fast --dask tcp://127.0.0.1:9 --out {tmp_path}"
     assert main(line.split()) == 2
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err

@@ -21,6 +21,8 @@ from ..io.files import as_path, check_writable, read_json, write_json
 from ..io.identity import difference
 from ..train.data_parallel import end_with_parent
 
+CONNECT_SECONDS = 10  # how long a Dask scheduler may take to answer
+
 
 def run_all(work, experiments, executor, partial, of, label="experiments"):
     """Returns [work(experiment) for each experiment], computed by an Executor, with progress.
@@ -132,7 +134,7 @@ def dask(address):
     except ImportError:
         raise ValueError("--dask needs Dask: pip install 'minipeft[dask]'") from None
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address} ({error})") from None
     executor = client.get_executor(pure=False)
