@@ -107,9 +107,9 @@ class Tokenizer:
             if not text.endswith("\ufffd") and not self.is_byte(i) and text != before:
                 yield text[len(before) :]
                 told, waiting = waiting, []
-        if waiting:
-            before = self.decode(told, skip_special)
-            yield self.decode(told + waiting, skip_special)[len(before) :]
+        rest = self.decode(told + waiting, skip_special)[len(self.decode(told, skip_special)) :]
+        if rest:
+            yield rest
 
     def is_byte(self, i):
         """Returns whether an id is a byte such as <0xE2>, decoded with the bytes behind it."""
