@@ -1,6 +1,8 @@
 """Tokenizers: text and back, in a stream, from and to files, and what is refused."""
 
 import json
+import os
+import random
 import sys
 import unicodedata
 
@@ -261,6 +263,52 @@ def test_a_folder_that_is_wrong_is_refused(tmp_path, name, content, words):
 def test_metadata_that_are_wrong_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         tokenizer_of_gguf(metadata(**values))
+
+
+MUTANTS = int(os.environ.get("MINIPEFT_MUTANTS", "300"))  # of each kind
+WRONG = [None, -1, 0, 1e9, "", [], {}, "x", True, 2**70, [[]], ["x"], {"type": "BPE"}]
+
+
+def places(values, path=()):
+    """The paths of all values within values; of a long list or dict, a few."""
+    if isinstance(values, (dict, list)):
+        keys = list(values) if isinstance(values, dict) else range(len(values))
+        for key in keys[:20]:
+            yield (*path, key)
+            yield from places(values[key], (*path, key))
+
+
+def mutant(values, rng):
+    """A copy of values with one of them replaced by a wrong one."""
+    values = json.loads(json.dumps(values))
+    *path, last = rng.choice(list(places(values)))
+    part = values
+    for key in path:
+        part = part[key]
+    part[last] = rng.choice(WRONG)
+    return values
+
+
+def test_a_mutant_is_refused_in_one_line_or_read(tmp_path):
+    """MINIPEFT_MUTANTS=3000 python -m pytest tests/test_tokenizer.py -k mutant"""
+    rng, about = random.Random(0), metadata(add_bos_token=True)
+    file = json.loads(byte_level().save(tmp_path).joinpath("tokenizer.json").read_text())
+    outcomes = []
+
+    def from_file():
+        (tmp_path / "tokenizer.json").write_text(json.dumps(mutant(file, rng)))
+        return load_tokenizer(tmp_path)
+
+    for make in (from_file, lambda: tokenizer_of_gguf(mutant(about, rng))):
+        for _ in range(MUTANTS):
+            try:
+                tokenizer = make()
+                tokenizer.decode(tokenizer.encode("Hello <|im_end|> é"))
+                outcomes.append("read")
+            except ValueError as error:
+                assert "\n" not in str(error)
+                outcomes.append("refused")
+    assert {"read", "refused"} == set(outcomes)
 
 
 def test_a_template_that_is_no_text_is_refused():

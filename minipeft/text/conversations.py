@@ -115,9 +115,9 @@ def tokenized(tokenizer, template, messages, answers):
     for turn in turns[-1:] if answers == "last" else turns:
         question = template.render(messages[:turn], add_generation_prompt=True)
         answered = template.render(messages[: turn + 1])
-        check_written(messages[turn], turn, answered[len(question) :])
         asked, said = tokenizer.encode(question), tokenizer.encode(answered)
         check_extends(tokenizer, asked, said, f"what stands before message {turn + 1}")
+        check_written(messages[turn], turn, answered[len(question) :])
         end = next((i for i in range(len(asked), len(said)) if said[i] in tokenizer.stop), None)
         if end is None:
             raise ValueError(
