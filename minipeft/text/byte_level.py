@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from ..errors import needed, unknown
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of tokens that are looked at
+# A text is cut into the matches of a pattern and what is between them.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA3 = ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + REST
-QWEN2 = ENDINGS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + REST
+START = r"[^\r\n\p{L}\p{N}]?"  # a space, or a sign, before a word
+WORD, DIGIT, NUMBER = START + r"\p{L}+", r"\p{N}", r"\p{N}{1,3}"
+SIGNS, SPACES = r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = "|".join([ENDINGS, WORD, NUMBER, SIGNS, SPACES])
+QWEN2 = "|".join([ENDINGS, WORD, DIGIT, SIGNS, SPACES])
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-CASED = r"[^\r\n\p{L}\p{N}]?" + UPPER + "*" + LOWER + r"+{0}|[^\r\n\p{L}\p{N}]?" + UPPER
-CASED += "+" + LOWER + "*{0}"
-CASED_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-TEKKEN = CASED.replace("{0}", "") + r"|\p{N}" + CASED_REST
-GPT4O = CASED.replace("{0}", ENDINGS + "?") + r"|\p{N}{1,3}" + CASED_REST
+SMALL, CAPITALS = f"{START}{UPPER}*{LOWER}+", f"{START}{UPPER}+{LOWER}*"  # fooBAR: foo, BAR
+PATHS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
+TEKKEN = "|".join([SMALL, CAPITALS, DIGIT, PATHS, SPACES])
+GPT4O = "|".join([f"{SMALL}{ENDINGS}?", f"{CAPITALS}{ENDINGS}?", NUMBER, PATHS, SPACES])
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Pre:
     bos: bool = False
 
 
-DIGITS = Pre((r"\p{N}", GPT2))
+DIGITS = Pre((DIGIT, GPT2))
 PRE = {
     "gpt-2": Pre((GPT2,)),
     "phi-2": Pre((GPT2,)),

@@ -42,10 +42,7 @@ class ChatTemplate:
                 f"the chat template has {len(source):,} characters; at most {LONGEST:,} are run"
             )
         self.source, self.named = source, dict(named or {})
-        environment = sandbox(needed("jinja2", "a chat template"))
-        environment.globals["strftime_now"] = lambda form: (
-            today or datetime.datetime.now()
-        ).strftime(form)
+        environment = sandbox(needed("jinja2", "a chat template"), today)
         self.template = self.run(lambda: environment.from_string(source), "is not valid")
 
     def render(self, messages, add_generation_prompt=False):
@@ -114,7 +111,7 @@ def joined(parts):
     return "".join(kept)
 
 
-def sandbox(jinja2):
+def sandbox(jinja2, today):
     """Returns an environment that has what transformers gives chat templates."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
@@ -143,12 +140,17 @@ def sandbox(jinja2):
     def raise_exception(message):
         raise jinja2.TemplateError(message)
 
+    def strftime_now(form):
+        return (today or datetime.datetime.now()).strftime(form)
+
     environment = Bounded(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", generation()],
     )
-    environment.globals |= dict(raise_exception=raise_exception, namespace=Namespace)
+    environment.globals |= dict(
+        raise_exception=raise_exception, strftime_now=strftime_now, namespace=Namespace
+    )
     environment.filters["tojson"] = to_json
     return environment
 

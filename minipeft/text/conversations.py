@@ -84,13 +84,14 @@ def tokenize_conversation(tokenizer, template, messages, answers="all"):
     `learn` is True at the assistant's answers, with the token of `tokenizer.stop` that ends
     each, but not at the line break that may follow. With `answers="last"` only the last is.
 
-    What is learnt is what is asked for later. So for each answer the tokens before it must be
-    those of the conversation so far with its generation prompt, and up to its end those of the
-    conversation that ends with it. Some templates write an earlier answer otherwise when more
-    follows: those of reasoning models leave its reasoning out. They raise ValueError, and so do
-    templates that leave out a message or never end an answer, and a content that has a special
-    token in it. For reasoning models, `answers="last"` learns from each conversation the one
-    answer that is written in full.
+    The tokens must be those that the model reads and writes later. Before an answer, these are
+    the tokens of the conversation so far with its generation prompt; up to the answer's end,
+    those of the conversation that stops there. Some templates write an answer differently once
+    more messages follow: those of reasoning models leave its reasoning out. That raises
+    ValueError; `answers="last"` learns the one answer that is written in full.
+
+    Raises ValueError, too, for a template that leaves out a message or ends an answer with no
+    token of `tokenizer.stop`, and for a content with a special token in it.
     """
     if answers not in ANSWERS:
         raise ValueError(f'answers must be "all" or "last", got {answers!r}')

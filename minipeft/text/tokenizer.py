@@ -168,9 +168,9 @@ def tokenizer_of_folder(folder):
     """
     folder = as_path(folder)
     inner = inner_of_file(folder / "tokenizer.json")
+    config = optional(folder / "special_tokens_map.json")
+    config |= optional(folder / "tokenizer_config.json")
     with error_context(folder / "tokenizer_config.json"):
-        config = optional(folder / "special_tokens_map.json")
-        config |= optional(folder / "tokenizer_config.json")
         named = {name: content(config[name]) for name in NAMED if config.get(name) is not None}
         template = default_template(config.get("chat_template"))
     jinja = folder / "chat_template.jinja"
