@@ -123,20 +123,6 @@ def sandbox(jinja2, today):
                 raise SecurityError(f"{operator} of these values is not allowed")
             return super().call_binop(context, operator, left, right)
 
-    class Namespace(jinja2.utils.Namespace):
-        def __init__(*args, **values):  # a template may call a value `self`
-            for name in values:
-                check_name(name)
-            jinja2.utils.Namespace.__init__(*args, **values)
-
-        def __setitem__(self, name, value):
-            check_name(name)
-            super().__setitem__(name, value)
-
-    def check_name(name):
-        if str(name).startswith("_"):
-            raise SecurityError(f"a namespace cannot have {name!r}")
-
     def raise_exception(message):
         raise jinja2.TemplateError(message)
 
@@ -149,10 +135,30 @@ def sandbox(jinja2, today):
         extensions=["jinja2.ext.loopcontrols", generation()],
     )
     environment.globals |= dict(
-        raise_exception=raise_exception, strftime_now=strftime_now, namespace=Namespace
+        raise_exception=raise_exception, strftime_now=strftime_now, namespace=namespace(jinja2)
     )
     environment.filters["tojson"] = to_json
     return environment
+
+
+def namespace(jinja2):
+    """Returns the class of a template's variables that outlive a loop: none begins with _."""
+
+    class Namespace(jinja2.utils.Namespace):
+        def __init__(*args, **values):  # a template may call a value `self`
+            for name in values:
+                check_name(name)
+            jinja2.utils.Namespace.__init__(*args, **values)
+
+        def __setitem__(self, name, value):
+            check_name(name)
+            super().__setitem__(name, value)
+
+    def check_name(name):
+        if str(name).startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace cannot have {name!r}")
+
+    return Namespace
 
 
 def is_small(operator, left, right):
