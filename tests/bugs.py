@@ -101,10 +101,11 @@ MODEL = (
         13, PREFIX, LLAMA.with_(rotary=0.5, head_width=4),
         module="model.transformer"),
     Bug("qk norm: of the queries only",
-        "self.k_norm(split_heads(self.k_proj(x), self.kv_heads))",
-        "split_heads(self.k_proj(x), self.kv_heads)",
-        13, PREFIX, LLAMA.with_(qk_norm=True),
-        module="model.transformer"),
+        "k = self.k_norm(split_heads(self.k_proj(x), self.kv_heads))\n"
+        "v = split_heads(self.v_proj(x), self.kv_heads)",
+        "k = split_heads(self.k_proj(x), self.kv_heads)\n"
+        "v = split_heads(self.v_proj(x), self.kv_heads)",
+        13, PREFIX, LLAMA.with_(qk_norm=True), module="model.transformer"),
     Bug("cache: new keys over the last of the old",
         "buffer[:, :, S:end] = new.data", "buffer[:, :, S - 1 : end - 1] = new.data",
         12, LORA, module="model.kv_cache"),
