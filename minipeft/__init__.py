@@ -37,6 +37,7 @@ from .io.checkpoint import (
 )
 from .io.hf_adapters import export_adapter, import_adapter
 from .io.identity import fingerprint
+from .io.pretrained import from_pretrained, save_pretrained
 from .lab.count import count
 from .lab.explain import explain
 from .lab.ledger import ledger
@@ -61,9 +62,9 @@ __all__ = [
     *_methods, "Adapter", "Config", "Examples", "History", "Parameter", "Score", "Task",
     "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize", "detach",
     "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint", "fit",
-    "generate", "import_adapter", "in_use", "ledger", "load_adapter", "load_base",
+    "from_pretrained", "generate", "import_adapter", "in_use", "ledger", "load_adapter", "load_base",
     "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model",
-    "unmerge", "use",
+    "save_pretrained", "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
