@@ -35,6 +35,7 @@ from .io.checkpoint import (
     save_adapter,
     save_model,
 )
+from .io.gguf_models import save_gguf
 from .io.hf_adapters import export_adapter, import_adapter
 from .io.identity import fingerprint
 from .io.pretrained import from_pretrained, save_pretrained
@@ -63,7 +64,7 @@ __all__ = [
     "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize", "detach",
     "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint", "fit",
     "from_pretrained", "generate", "import_adapter", "in_use", "ledger", "load_adapter", "load_base",
-    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model",
+    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_gguf", "save_model",
     "save_pretrained", "unmerge", "use",
 ]  # fmt: skip
 
