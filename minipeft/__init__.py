@@ -61,11 +61,11 @@ from .train.history import History, Score
 
 __all__ = [
     *_methods, "Adapter", "Config", "Examples", "History", "Parameter", "Score", "Task",
-    "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize", "detach",
-    "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint", "fit",
-    "from_pretrained", "generate", "import_adapter", "in_use", "ledger", "load_adapter", "load_base",
-    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_gguf", "save_model",
-    "save_pretrained", "unmerge", "use",
+    "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize",
+    "detach", "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint",
+    "fit", "from_pretrained", "generate", "import_adapter", "in_use", "ledger",
+    "load_adapter", "load_base", "load_model", "loftq", "merge", "no_grad", "quantize",
+    "save_adapter", "save_gguf", "save_model", "save_pretrained", "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -187,7 +187,13 @@ class CodedParameter(QuantizedParameter):
     __slots__ = ("minima",)
 
     def __init__(self, codes, scales, minima, shape):
-        self.node, self.kind, self.block, self.double, self.mean = None, "coded", 32, False, None
+        self.node, self.kind, self.block, self.double, self.mean = (
+            None,
+            "coded",
+            32,
+            False,
+            None,
+        )
         self.codes, self.scales, self.minima = codes, scales, minima  # uint8, (N, 1), (N, 1)
         self.shape, self.dtype = tuple(shape), np.dtype("float32")
 

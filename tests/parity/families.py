@@ -1,4 +1,4 @@
-"""Tiny random models of transformers, one of each family and of its options, to compare with."""
+"""Tiny random models of transformers, of each family and with its options."""
 
 import torch
 import transformers as hf
