@@ -37,8 +37,9 @@ from .io.checkpoint import (
 )
 from .io.gguf_models import save_gguf
 from .io.hf_adapters import export_adapter, import_adapter
+from .io.hf_models import save_pretrained
 from .io.identity import fingerprint
-from .io.pretrained import from_pretrained, save_pretrained
+from .io.pretrained import from_pretrained
 from .lab.count import count
 from .lab.explain import explain
 from .lab.ledger import ledger

@@ -292,6 +292,7 @@ def nibbles(codes):
 
 
 def from_q4_0(blocks):
+    """Returns w = d (q − 8)."""
     values = nibbles(blocks[:, 2:])
     values -= 8.0
     values *= half(blocks, 0)
@@ -299,6 +300,7 @@ def from_q4_0(blocks):
 
 
 def from_q4_1(blocks):
+    """Returns w = d q + m."""
     values = nibbles(blocks[:, 4:])
     values *= half(blocks, 0)
     values += half(blocks, 2)
@@ -312,16 +314,19 @@ def fifth_bits(blocks, first):
 
 
 def from_q5_0(blocks):
+    """Returns w = d (q − 16), q of 5 bits."""
     values = nibbles(blocks[:, 6:]) + fifth_bits(blocks, 2)
     return (values - 16.0) * half(blocks, 0)
 
 
 def from_q5_1(blocks):
+    """Returns w = d q + m, q of 5 bits."""
     values = nibbles(blocks[:, 8:]) + fifth_bits(blocks, 4)
     return values * half(blocks, 0) + half(blocks, 2)
 
 
 def from_q8_0(blocks):
+    """Returns w = d q."""
     return blocks[:, 2:].view("int8") * half(blocks, 0)
 
 
@@ -348,16 +353,19 @@ def pairs_of_groups(codes):
 
 
 def from_q4_k(blocks):
+    """Returns the values of blocks of 256: eight groups of 32, q of 4 bits."""
     return from_k_blocks(blocks, pairs_of_groups(blocks[:, 16:]).astype("float32"))
 
 
 def from_q5_k(blocks):
+    """Returns the values of blocks of 256: eight groups of 32, q of 5 bits."""
     fifth = blocks[:, None, 16:48] >> np.arange(8, dtype="uint8")[:, None] & 1
     quants = pairs_of_groups(blocks[:, 48:]) | fifth.reshape(-1, 256) << 4
     return from_k_blocks(blocks, quants.astype("float32"))
 
 
 def from_q6_k(blocks):
+    """Returns the values of blocks of 256: sixteen groups of 16, w = d scale (q − 32)."""
     low = blocks[:, :128].reshape(-1, 2, 1, 64)
     low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
     high = blocks[:, 128:192].reshape(-1, 2, 1, 32)
@@ -368,10 +376,12 @@ def from_q6_k(blocks):
 
 
 def from_f16(blocks):
+    """Returns float16 values in float32."""
     return np.ascontiguousarray(blocks).view("float16").astype("float32")
 
 
 def from_bf16(blocks):
+    """Returns bfloat16 values, the upper halves of float32."""
     return (np.ascontiguousarray(blocks).view("uint16").astype("uint32") << 16).view("float32")
 
 

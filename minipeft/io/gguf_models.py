@@ -9,10 +9,12 @@ from ..engine.backend import np, to_numpy, xp
 from ..errors import unknown
 from ..model.config import Config
 from ..model.quantize import CodedParameter
+from ..model.transformer import scaled_frequencies
+from ..peft.attach import check_unused
 from ..peft.base import base_parameters
 from .files import as_path
-from .gguf import CODES, GGUF, bytes_of, quantize, write_gguf
-from .pretrained import check_nothing_attached, unfilled_model
+from .gguf import CODES, GGUF, quantize, write_gguf
+from .unfilled import unfilled_model
 
 # {part of a path here: the part there}
 NAMES = {
@@ -118,15 +120,12 @@ def with_rope_factors(file, config):
     """Returns the Config with the rope_scaling that the factors in a file are of, if any."""
     if "rope_freqs.weight" not in file.entries:
         return config
-    from ..model.transformer import scaled_frequencies
-
-    plain = np.ones(config.head_width // 2)
     speeds = config.rope_theta ** (-np.arange(0, config.head_width, 2) / config.head_width)
     for scaling in LLAMA3:
         factors = speeds / scaled_frequencies(speeds, *scaling)
         if np.allclose(factors, file.read("rope_freqs.weight"), rtol=1e-5):
             return config.with_(rope_scaling=scaling)
-    if np.array_equal(plain, file.read("rope_freqs.weight")):
+    if (file.read("rope_freqs.weight") == 1.0).all():
         return config
     raise ValueError(f"{file.path} has RoPE factors that are not those of Llama 3.1 or 3.2")
 
@@ -191,7 +190,7 @@ def save_gguf(model, file, kind="q8_0"):
     name = str(kind).upper()
     if name not in ("Q8_0", "F16", "F32"):
         raise ValueError(unknown("kind of GGUF", kind, ("q8_0", "f16", "f32")))
-    check_nothing_attached(model)
+    check_unused(model)
     source = vars(model).get("pretrained", {})
     architecture = architecture_of(model.config)
     metadata, types = text_metadata(source)
@@ -252,14 +251,11 @@ def entry(path, p, config, architecture, kind):
             a = back
         return quantize(kind, a)
 
-    assert bytes_of(kind, p.shape)
     return kind, p.shape, blocks
 
 
 def rope_factors(config):
     """Returns the entry of the factors by which llama.cpp divides the frequencies of RoPE."""
-    from ..model.transformer import scaled_frequencies
-
     K = config.head_width
     speeds = config.rope_theta ** (-np.arange(0, K, 2) / K)
     factors = (speeds / scaled_frequencies(speeds, *config.rope_scaling)).astype("float32")

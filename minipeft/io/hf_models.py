@@ -2,7 +2,7 @@
 
     folder/   config.json   model.safetensors, or shards and model.safetensors.index.json
 
-    model = mp.from_pretrained("SmolLM2-135M-Instruct/")     or a GGUF file, see `gguf_models`
+    model = mp.from_pretrained("SmolLM2-135M-Instruct/")
     mp.save_pretrained(model, "support/")                    transformers can load it
 
 Weights in bfloat16 or float16 become float32. Reading goes array by array, so that it takes
@@ -13,12 +13,13 @@ import math
 import shutil
 from contextlib import ExitStack
 
-from ..engine.backend import array_constructor, default_dtype, np, to_numpy, xp
-from ..model.transformer import Transformer
-from ..peft.base import adapters, base_parameters
+from ..engine.backend import default_dtype, np, to_numpy, xp
+from ..peft.attach import check_unused
+from ..peft.base import base_parameters
 from .families import FAMILIES, config_from_hf, config_to_hf, family_of
 from .files import as_path, error_context, read_json, write_json
 from .safetensors import Safetensors, write_safetensors
+from .unfilled import unfilled_model
 
 INDEX = "model.safetensors.index.json"
 # what a folder has beside the model, and `save_pretrained` copies
@@ -35,47 +36,8 @@ BUFFERS = (
 ELEMENTS = {"float32", "float16", "float64"}  # bfloat16 is read as float32
 
 
-class Unfilled(np.random.Generator):
-    """A Generator whose values are all the same zero in memory: it draws nothing."""
-
-    def __init__(self):
-        super().__init__(np.random.PCG64(0))
-
-    def standard_normal(self, size):
-        """Zeros, which take no memory."""
-        return np.broadcast_to(np.zeros((), default_dtype()), size)
-
-
-def unfilled_model(config):
-    """Returns a Transformer whose parameters are zeros that take no memory, to be replaced."""
-
-    def zeros(values, dtype):
-        return xp.broadcast_to(xp.zeros((), dtype), np.shape(values))
-
-    with array_constructor(zeros):
-        return Transformer(config, Unfilled())
-
-
-def from_pretrained(path, quantized=False):
-    """Returns the Transformer in a Hugging Face folder or a GGUF file, in float32.
-
-    quantized: hold the matrices of a GGUF file in its own 4 or 8 bits, which changes no logit;
-    such a base is frozen, and any method trains on it.
-    Raises FileNotFoundError if a file is missing, and ValueError if files are damaged or do not
-    fit together, or if the model computes what this package cannot, which it names.
-    """
-    path = as_path(path)
-    if path.is_file():
-        from .gguf_models import model_from_gguf
-
-        return model_from_gguf(path, quantized)
-    if quantized:
-        raise ValueError("only a GGUF file has quantised weights; see also quantize(model)")
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"{path} is neither a folder of a model (config.json, model.safetensors) nor a "
-            "GGUF file; download one first"
-        )
+def model_from_folder(path):
+    """Returns the Transformer in a Hugging Face folder; see `from_pretrained`."""
     values = read_json(path / "config.json")
     with ExitStack() as stack:
         with error_context(path / "config.json"):
@@ -201,7 +163,7 @@ def save_pretrained(model, folder):
     would be missing, and if transformers has no model of this shape.
     """
     folder, source = as_path(folder), vars(model).get("pretrained", {})
-    check_nothing_attached(model)
+    check_unused(model)
     told = source.get("config", {})
     name = told.get("model_type") or family_of(model.config)
     values = hf_config(model.config, name, told)
@@ -231,17 +193,6 @@ def hf_config(config, name, told):
     replaced -= {"bos_token_id", "eos_token_id", "pad_token_id"}
     kept = {key: value for key, value in told.items() if key not in replaced}
     return values | kept | {"dtype": str(default_dtype())}
-
-
-def check_nothing_attached(model):
-    """Raises ValueError while adapters are in use, as a file of the base would lack them."""
-    names = [*vars(model).get("adapters_in_use", {})]
-    names += [name for name, a in adapters(model).items() if a.originals and name not in names]
-    if names:
-        raise ValueError(
-            f"{', '.join(map(repr, names))} would be missing from the file; merge it first, or "
-            "use(model, None) to save the base alone"
-        )
 
 
 class Joined:
