@@ -111,7 +111,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 def test_adapters_go_to_hf_peft_and_come_back(pair, method, tmp_path):
-    model, folder = pair
+    _, folder = pair
     net = mp.from_pretrained(folder)
     shake(mp.attach(net, METHODS[method]))
     window, virtual = net.config.window, method in ("prefix", "prompt")
@@ -190,7 +190,7 @@ def test_what_has_no_form_on_a_fused_matrix_is_refused(method, tmp_path):
 
 CHANGES = {  # {what a config.json says in another way: (family, its keys)}
     "yarn": ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}),
-    "linear rope, as it was written once": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "linear rope": ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
     "long rope": ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}),
     "another activation": ("llama", {"hidden_act": "gelu"}),
     "soft caps": ("llama", {"final_logit_softcapping": 30.0}),
