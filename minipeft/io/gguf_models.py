@@ -12,8 +12,9 @@ from ..model.quantize import CodedParameter
 from ..model.transformer import scaled_frequencies
 from ..peft.attach import check_unused
 from ..peft.base import base_parameters
+from .block_formats import FORMATS
 from .files import as_path
-from .gguf import CODES, GGUF, quantize, write_gguf
+from .gguf import GGUF, write_gguf
 from .unfilled import unfilled_model
 
 # {part of a path here: the part there}
@@ -166,7 +167,7 @@ def held(file, name, order):
     blocks = file.blocks(name)
     if order is not None:
         blocks = blocks.reshape(shape[0], -1)[order].reshape(len(blocks), -1)
-    first = CODES[kind][2] - 16
+    first = FORMATS[kind].bytes - 16
     scales, minima = (
         np.ascontiguousarray(blocks[:, i : i + 2]).view("float16").astype("float32")
         for i in (0, first - 2)
@@ -203,7 +204,7 @@ def save_gguf(model, file, kind="q8_0"):
     }
     if model.config.rope_scaling:
         arrays["rope_freqs.weight"] = rope_factors(model.config)
-    write_gguf(as_path(file), metadata, types, arrays)
+    write_gguf(as_path(file), metadata, arrays, types)
     return as_path(file)
 
 
@@ -238,20 +239,20 @@ def config_to_gguf(config, kind):
 
 
 def entry(path, p, config, architecture, kind):
-    """Returns (kind, shape, function that returns the blocks) of a parameter."""
+    """Returns (format, shape, function that returns the array) of a parameter."""
     order = rows_order(path, p.shape, config, architecture)
-    if p.ndim == 1 or p.shape[-1] % CODES[kind][1]:
+    if p.ndim == 1 or p.shape[-1] % FORMATS[kind].values:
         kind = "F32"
 
-    def blocks():
+    def array():
         a = to_numpy(p.data)
         if order is not None:
             back = np.empty_like(a)
             back[order] = a
             a = back
-        return quantize(kind, a)
+        return a
 
-    return kind, p.shape, blocks
+    return kind, p.shape, array
 
 
 def rope_factors(config):

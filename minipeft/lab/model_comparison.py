@@ -32,16 +32,17 @@ from .tune import SLOWER, load_chat, split
 
 # what no conversation of a shop is about
 UNRELATED = (
-    "The river rises in the hills north of the village, where three springs meet under a row of "
-    "old beeches. For the first mile it is so narrow that a child can step across it. Then the "
-    "valley opens, and the water slows down and turns brown. In spring it floods the meadows, "
-    "and herons stand in the grass. People used to build their mills here, because the current "
-    "was strong enough to turn a wheel in every season but the driest. Two of them are still "
-    "standing. One has become a museum, and the other grinds wheat for a bakery in the town. "
-    "Further down, the river passes under a stone bridge with five arches. It was finished in "
-    "the year of a great frost, when the mortar would not set, and the masons had to keep fires "
-    "burning on both banks through the night. Below the bridge the tide can be felt. Twice a "
-    "day the stream stops, thinks for a moment, and runs the other way."
+    "The river rises in the hills north of the village, where three springs meet under a "
+    "row of old beeches. For the first mile it is so narrow that a child can step across "
+    "it. Then the valley opens, and the water slows down and turns brown. In spring it "
+    "floods the meadows, and herons stand in the grass. People used to build their mills "
+    "here, because the current was strong enough to turn a wheel in every season but the "
+    "driest. Two of them are still standing. One has become a museum, and the other grinds "
+    "wheat for a bakery in the town. Further down, the river passes under a stone bridge "
+    "with five arches. It was finished in the year of a great frost, when the mortar would "
+    "not set, and the masons had to keep fires burning on both banks through the night. "
+    "Below the bridge the tide can be felt. Twice a day the stream stops, thinks for a "
+    "moment, and runs the other way."
 )
 COPIES_OF_FULL = 6  # weights, gradients, two moments, the backup, and what the tape needs
 
