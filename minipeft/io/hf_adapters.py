@@ -98,11 +98,8 @@ def import_adapter(model, folder, name=None):
                 "load it on its own base"
             )
     for key, p in adapter.named_parameters():
-        module, _, kind = key.rpartition(".")
-        array, paths = loaded[trained[key]] / method.hf_factor(kind), modules.parts(module)
-        if len(paths) > 1:
-            how = modules.sizes(paths), modules.family, modules.config.heads
-            array = part_of(array, kind, paths.index(module), *how)
+        array = modules.own_part(key, loaded[trained[key]])
+        array = array / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
     install(model, adapter)
     use(model, name)
@@ -139,6 +136,15 @@ class HFModules:
         """Returns the paths here of all modules that are one there, with a module's own."""
         found = self.here.get(self.there[path], [path])
         return found if path in found else [path]
+
+    def own_part(self, key, array):
+        """Returns the part of an array there that belongs to a parameter of an adapter here."""
+        module, _, name = key.rpartition(".")
+        paths = self.parts(module)
+        if len(paths) == 1:
+            return array
+        how = self.sizes(paths), self.family, self.config.heads
+        return part_of(array, name, paths.index(module), *how)
 
     def sizes(self, paths):
         """Returns how many rows the weights of modules have."""

@@ -59,23 +59,31 @@ def fused(method, there, parts, sizes, family, heads):
     check_splits(method, there)
     given = [part for part in parts if part is not None]
     names = {*given[0]}
-    parts = [
+    filled = [
         unchanged(method, there, given[0], size) if part is None else part
         for part, size in zip(parts, sizes, strict=True)
     ]
     inputs = [name for name, a in given[0].items() if not is_of_rows(name, a)]
     if all(same(part[name], given[0][name]) for part in given for name in inputs):
-        return common_form(parts, family, heads)
+        return common_form(filled, family, heads)
     if names not in LOW_RANK:
         raise ValueError(
             f"{there} is one matrix in HF's model, and {type(method).__name__} has changed its "
             "parts in ways that no change of the whole computes; save_adapter can save it"
         )
-    return block_form(parts, family, heads)
+    of_rank_0 = [part is None for part in parts]
+    return block_form(filled, of_rank_0, family, heads)
 
 
-def block_form(parts, family, heads):
-    """Returns the arrays of one low-rank change whose rank is the sum of those of the parts."""
+def block_form(parts, of_rank_0, family, heads):
+    """Returns the arrays of one low-rank change whose rank is the sum of those of the parts.
+
+    of_rank_0 says of each part whether it does not change.
+    """
+    parts = [
+        part | {"lora_A": part["lora_A"][:0], "lora_B": part["lora_B"][:, :0]} if zero else part
+        for part, zero in zip(parts, of_rank_0, strict=True)
+    ]
     ranks = [len(part["lora_A"]) for part in parts]
     ends = np.cumsum(ranks)
     blocks = []
