@@ -12,7 +12,7 @@ from ..model.quantize import CodedParameter
 from ..model.transformer import scaled_frequencies
 from ..peft.attach import check_unused
 from ..peft.base import base_parameters
-from .block_formats import FORMATS
+from .block_formats import FORMATS, half
 from .files import as_path
 from .gguf import GGUF, write_gguf
 from .unfilled import unfilled_model
@@ -168,13 +168,8 @@ def held(file, name, order):
     if order is not None:
         blocks = blocks.reshape(shape[0], -1)[order].reshape(len(blocks), -1)
     first = FORMATS[kind].bytes - 16
-    scales, minima = (
-        np.ascontiguousarray(blocks[:, i : i + 2]).view("float16").astype("float32")
-        for i in (0, first - 2)
-    )
-    if kind == "Q4_0":  # d (q − 8) as d q + m
-        minima = -8.0 * scales
-    if not (np.isfinite(scales).all() and np.isfinite(minima).all()):
+    scales, minima = half(blocks, 0), half(blocks, 2) if kind == "Q4_1" else None
+    if not all(np.isfinite(a).all() for a in (scales, minima) if a is not None):
         raise ValueError(f"{file.path} holds infinite numbers or NaN in {name}")
     return CodedParameter.from_halves(blocks[:, first:], scales, minima, shape)
 

@@ -79,7 +79,8 @@ def compare_models(options, methods, budgets, seeds):
     for path in paths[1:]:
         read_conversations(path)  # complain before a model is read
     about = {"files": {path: identity(path) for path in paths}, "versions": versions()}
-    executor, name = Processes(options.jobs or 1), "compare_model"
+    jobs, name = options.jobs or 1, "compare_model"
+    executor = Processes(jobs, threads=max(1, cores() // jobs))
     print(
         table(write_comparison(measure_model, experiments, about, options.out, executor, name))
     )

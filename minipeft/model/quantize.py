@@ -178,10 +178,12 @@ class QuantizedParameter(Parameter):
 
 
 class CodedParameter(QuantizedParameter):
-    """A frozen parameter in the 4-bit codes of a GGUF file: w = scale · code + minimum.
+    """A frozen parameter in the 4-bit codes of a GGUF file, in blocks of 32 weights.
 
-    A scale and a minimum are of a block of 32 weights. The codes are those that the file has,
-    so nothing is rounded; a merge, which would have to round, is refused.
+        w = scale · code + minimum        or without minima: w = scale · (code − 8)
+
+    The codes are those that the file has, so nothing is rounded; a merge, which would have to
+    round, is refused.
     """
 
     __slots__ = ("minima",)
@@ -194,7 +196,7 @@ class CodedParameter(QuantizedParameter):
             False,
             None,
         )
-        self.codes, self.scales, self.minima = codes, scales, minima  # uint8, (N, 1), (N, 1)
+        self.codes, self.scales, self.minima = codes, scales, minima  # uint8, (N, 1), or None
         self.shape, self.dtype = tuple(shape), np.dtype("float32")
 
     @classmethod
@@ -205,17 +207,20 @@ class CodedParameter(QuantizedParameter):
         """
         first = np.concatenate([codes & 15, codes >> 4], axis=1)  # (N, 32)
         pairs = first[:, ::2] << 4 | first[:, 1::2]
-        return cls(*map(xp.asarray, (pairs.reshape(-1), scales, minima)), shape)
+        minima = None if minima is None else xp.asarray(minima)
+        return cls(xp.asarray(pairs.reshape(-1)), xp.asarray(scales), minima, shape)
 
     @property
     def data(self):
         """The dequantised array, computed anew at each access, a chunk at a time."""
         weights = xp.empty((len(self.scales), self.block), self.dtype)
         codes = self.codes.reshape(len(weights), -1)
+        pairs = pairs_of_codes(8 if self.minima is None else 0)
         for part in chunks(weights):
-            values = xp.take(pairs_of_codes(), codes[part]).view(self.dtype)
+            values = xp.take(pairs, codes[part]).view(self.dtype)
             xp.multiply(values, self.scales[part], out=weights[part])
-            weights[part] += self.minima[part]
+            if self.minima is not None:
+                weights[part] += self.minima[part]
         return weights.reshape(self.shape)
 
     @data.setter
@@ -224,7 +229,8 @@ class CodedParameter(QuantizedParameter):
 
     @property
     def arrays(self):
-        return {".codes": self.codes, ".scales": self.scales, ".minima": self.minima}
+        minima = {} if self.minima is None else {".minima": self.minima}
+        return {".codes": self.codes, ".scales": self.scales} | minima
 
     def requantized(self, values):
         raise ValueError(
@@ -234,10 +240,14 @@ class CodedParameter(QuantizedParameter):
 
 
 @functools.cache
-def pairs_of_codes():
-    """Returns what each of the 256 bytes stands for: two 4-bit codes, as one complex number."""
+def pairs_of_codes(zero):
+    """Returns what each of the 256 bytes stands for: two 4-bit codes less `zero`.
+
+    A pair is one complex number, as in `levels_of_bytes`.
+    """
     byte = np.arange(256)
-    return xp.asarray(np.stack([byte >> 4, byte & 15], 1).astype("float32").view("c8")[:, 0])
+    pairs = np.stack([byte >> 4, byte & 15], axis=1).astype("float32") - np.float32(zero)
+    return xp.asarray(pairs.view("complex64")[:, 0])
 
 
 def nearest(x, kind):
