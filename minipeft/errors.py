@@ -1,6 +1,7 @@
 """Checks of arguments, whose messages say what was given, what was expected and what to do."""
 
 import difflib
+import importlib
 import os
 import sys
 
@@ -57,6 +58,15 @@ def check_flag(**values):
     for name, value in values.items():
         if type(to_python(value)) is not bool:
             raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def needed(module, what):
+    """Returns a module of the extra `llm`; where it is missing, ValueError says what to do."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        message = f"{what} needs {module}: pip install 'minipeft[llm]'"
+    raise ValueError(message)
 
 
 def one_line(kind, error, traceback):

@@ -27,7 +27,7 @@ HELP = "/use NAME [NAME …], /base, /new, /quit"
 COMMANDS = ("/use", "/base", "/new", "/help", "/quit")
 
 
-class Conversation:
+class Dialogue:
     """A conversation that goes on: what was said, and how the model answers."""
 
     def __init__(self, chat, write, **how):
@@ -37,9 +37,9 @@ class Conversation:
         """Write the model's answer to a message piece by piece, and remember both."""
         said = [*self.said, {"role": "user", "content": text}]
         prompt, tokenizer = self.chat.prompt(said), self.chat.tokenizer
-        steps = stream(self.chat.model, [prompt], stop=tokenizer.stop or None, **self.how)
+        steps = stream(self.chat.model, [prompt], stop=self.chat.stop, **self.how)
         pieces = []
-        for piece in tokenizer.stream(step[0] for step in steps):
+        for piece in tokenizer.stream((step[0] for step in steps), skip_special=True):
             self.write(piece)
             pieces.append(piece)
         self.write("\n")
@@ -69,7 +69,7 @@ class Conversation:
         return name != "/quit"
 
 
-def talk(conversation, lines):
+def talk(dialogue, lines):
     """Answers each line, or does what it says, until /quit or the end of the lines."""
     for line in lines:
         line = line.strip()
@@ -77,11 +77,11 @@ def talk(conversation, lines):
             continue
         try:
             if not line.startswith("/"):
-                conversation.answer(line)
-            elif not conversation.command(line):
+                dialogue.answer(line)
+            elif not dialogue.command(line):
                 return
         except ValueError as error:  # such as an unknown name, or a context that is full
-            conversation.write(f"[{error}]\n")
+            dialogue.write(f"[{error}]\n")
 
 
 def typed_lines():
@@ -121,13 +121,13 @@ def main(options):
     for folder in options.adapter:
         load_adapter(chat.model, folder)
     rng = np.random.default_rng(options.seed)
-    conversation = Conversation(
+    dialogue = Dialogue(
         chat, write, rng=rng, max_new=options.max_new, temperature=options.temperature,
         top_k=options.top_k, top_p=options.top_p, repetition_penalty=options.repetition_penalty,
     )  # fmt: skip
     if options.adapter:
         write(f"[{', '.join(in_use(chat.model))}]\n")
-    talk(conversation, typed_lines())
+    talk(dialogue, typed_lines())
 
 
 def write(text):

@@ -7,8 +7,8 @@ text that has nothing to do with the conversations.
 """
 
 import functools
-import json
 import os
+import re
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,9 +116,8 @@ def prepared(e):
     """Returns (Chat, training Examples, held-out Examples, held-out conversations)."""
     chat = load_chat(e.model, e.bits, e.system)
     training, heldout = split(read_conversations(e.data), e.heldout, e.seed)
-    train = chat.examples(training, e.data)
-    test = chat.examples(heldout, e.heldout or e.data)
-    return chat, train, test, with_keywords(heldout, e.heldout or e.data)
+    train, test = chat.examples(training), chat.examples(heldout)
+    return chat, train, test, with_keywords(heldout)
 
 
 @functools.cache
@@ -136,29 +135,34 @@ def untrained(*which):
     }
 
 
-def with_keywords(conversations, path):
+def with_keywords(conversations):
     """Returns [(messages before the answer, the keywords of a right answer)].
 
-    The keywords are those of the line in the file, or else the answer itself.
+    The keywords are those that the line of a conversation names, or else the answer itself.
     """
-    lines = as_path(path).read_text(encoding="utf-8-sig").splitlines()
     found = []
-    for number, messages in conversations:
-        words = json.loads(lines[number - 1]).get("keywords")
-        if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
-            words = [messages[-1]["content"]]
-        found.append((messages[:-1], words))
+    for conversation in conversations:
+        words = conversation.about.get("keywords")
+        if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
+            words = [conversation[-1]["content"]]
+        found.append((list(conversation[:-1]), words))
     return found
 
 
 def judged(chat, questions):
     """Returns (the greedy answers, whether each holds all of its keywords)."""
     written = chat.answers([said for said, _ in questions])
-    right = [
-        all(word.lower() in answer.lower() for word in words)
-        for answer, (_, words) in zip(written, questions, strict=True)
-    ]
-    return written, right
+    pairs = zip(written, questions, strict=True)
+    return written, [all(holds(answer, w) for w in words) for answer, (_, words) in pairs]
+
+
+def holds(answer, word):
+    """Returns whether an answer has a word in it, not as a part of a longer one.
+
+    >>> holds("Within 47 days.", "47"), holds("Within 470 days.", "47")
+    (True, False)
+    """
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) is not None
 
 
 def some(questions, written, right, n=3):
@@ -169,7 +173,8 @@ def some(questions, written, right, n=3):
 
 def unrelated_loss(chat):
     """Returns the loss on a text that is about something else, in nats a token."""
-    ids = np.array([chat.tokenizer.encode(UNRELATED)[: chat.model.config.context + 1]])
+    most = chat.model.config.context // 2  # which leaves room for virtual tokens
+    ids = np.array([chat.tokenizer.encode(UNRELATED)[: most + 1]])
     labels = ids[:, 1:].copy()
     labels[:, :8] = IGNORE  # what the text is about is not yet clear
     return evaluate(chat.model, Examples(ids[:, :-1], labels)).loss
@@ -183,7 +188,7 @@ def tape_bytes(model, train, e):
 
 def merge_difference(chat, adapter):
     """Returns the largest change of a logit of the unrelated text by merging."""
-    ids = [chat.tokenizer.encode(UNRELATED)[:64]]
+    ids = [chat.tokenizer.encode(UNRELATED)[: min(64, chat.model.config.context // 2)]]
     with no_grad():
         attached = to_numpy(chat.model(ids).data)
         receipt = merge(chat.model, adapter.name)

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from ..engine.backend import np
 from ..io.checkpoint import save_adapter
-from ..io.files import check_writable, read_json, write_json
-from ..io.pretrained import from_pretrained
+from ..io.files import as_path, check_writable, read_json, write_json
+from ..io.gguf import GGUF
+from ..io.pretrained import HOW_TO_GET, from_pretrained
 from ..model.generate import generate
 from ..model.quantize import LEVELS, quantize
 from ..peft.attach import attach, disabled
+from ..text.chat_template import template_of
 from ..text.conversations import examples, read_conversations
 from ..text.tokenizer import load_tokenizer
 from ..train.fit import Settings, evaluate, fit
@@ -35,38 +37,42 @@ class Chat:
 
     model: object
     tokenizer: object
+    template: object
     system: str | None = None
 
-    def messages(self, conversation):
-        """Returns a conversation, with the system message before it if there is one."""
-        if self.system is None or conversation[0]["role"] == "system":
-            return conversation
-        return [{"role": "system", "content": self.system}, *conversation]
+    @property
+    def stop(self):
+        """The tokens that end an answer, or None if there are none."""
+        return sorted(self.tokenizer.stop) or None
 
     def prompt(self, conversation):
         """Returns the token ids that ask for the assistant's next message."""
-        return self.tokenizer.encode(self.tokenizer.chat(self.messages(conversation)))
+        if self.system is not None and conversation[0]["role"] != "system":
+            conversation = [{"role": "system", "content": self.system}, *conversation]
+        return self.tokenizer.encode(self.template.render(conversation, True))
 
-    def examples(self, conversations, name, skip_long=False):
-        """Returns the Examples of [(line number, messages)]."""
-        conversations = [(line, self.messages(m)) for line, m in conversations]
+    def examples(self, conversations, skip_long=False):
+        """Returns the Examples of some conversations."""
+        how = dict(system=self.system, truncate=skip_long)
         context = self.model.config.context
-        return examples(self.tokenizer, conversations, context, skip_long=skip_long, name=name)
+        return examples(self.tokenizer, self.template, conversations, context, **how)
 
     def answers(self, questions, max_new=60):
         """Returns the greedy answer to each conversation that ends with the user."""
         found = []
         for start in range(0, len(questions), 16):
             prompts = [self.prompt(q) for q in questions[start : start + 16]]
-            stop = self.tokenizer.stop
-            for ids in generate(self.model, prompts, max_new, stop=stop or None):
-                found.append(self.tokenizer.decode(ids).strip())
+            for ids in generate(self.model, prompts, max_new, stop=self.stop):
+                found.append(self.tokenizer.decode(ids, skip_special=True).strip())
         return found
 
 
 def load_chat(path, bits=None, system=None):
     """Returns the Chat of a model; bits: "file", or a kind of `quantize`, for its base."""
-    tokenizer = load_tokenizer(path)
+    if not as_path(path).exists():
+        raise FileNotFoundError(f"there is no model at {path}; {HOW_TO_GET}")
+    tokenizer = load_tokenizer(path, metadata_of(path))
+    template = template_of(tokenizer)
     model = from_pretrained(path, quantized=bits == "file")
     if tokenizer.vocab > model.config.vocab:
         raise ValueError(
@@ -75,7 +81,15 @@ def load_chat(path, bits=None, system=None):
         )
     if bits not in (None, "file"):
         quantize(model, bits)
-    return Chat(model, tokenizer, system)
+    return Chat(model, tokenizer, template, system)
+
+
+def metadata_of(path):
+    """Returns the metadata of a GGUF file, None of a folder."""
+    if as_path(path).is_dir():
+        return None
+    with GGUF(path) as file:
+        return file.metadata
 
 
 def split(conversations, heldout, seed):
@@ -160,9 +174,9 @@ def main(options):
     training, heldout = split(read_conversations(options.data), options.heldout, options.seed)
     finished(options.out)
     chat = load_chat(options.model, options.quantize, options.system)
-    train = chat.examples(training, options.data, options.skip_long)
-    test = chat.examples(heldout, options.heldout or options.data, options.skip_long)
-    question = heldout[0][1][:-1]
+    train = chat.examples(training, options.skip_long)
+    test = chat.examples(heldout, options.skip_long)
+    question = heldout[0][:-1]
     (before,) = chat.answers([question])
     name = Path(options.out).resolve().name
     report = tune(chat, method, train, test, options.out, settings, name)

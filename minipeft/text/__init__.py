@@ -1,4 +1,8 @@
-"""Text: the tasks on English words that the lessons and the comparison train on.
+"""Text: the tasks on English words, and conversations for chat models.
 
-words   the tokenizer, the tasks and their splits
+words           the tokenizer, the tasks and their splits
+tokenizer       the tokenizer of a language model, from and to a folder of Hugging Face
+byte_level      byte-level BPE from the metadata of a GGUF file
+chat_template   messages as the text that a chat model reads
+conversations   chats in a file as Examples, the answers labelled
 """

@@ -1,158 +1,220 @@
-"""Conversations to learn from: the loss is on the assistant's tokens only.
+"""Conversations to learn from: chats in a file become token ids, with labels at the answers.
 
-    {"messages": [{"role": "user", "content": "When do you open?"},
-                  {"role": "assistant", "content": "At 8:40."}]}
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
-is one line of a file, and becomes one row of Examples. The chat template writes it as text:
-
-    <|im_start|>user
-    When do you open?<|im_end|>
-    <|im_start|>assistant
-    At 8:40.<|im_end|>
-
-The labels are the tokens of the answer and the token that ends it; all others are IGNORE.
+stands in each line of such a file. The chat template writes the whole conversation as text.
+What is learnt is each answer of the assistant, with the token that ends it, and nothing else.
 """
 
-import json
 import warnings
 
 from tqdm import tqdm
 
 from ..engine.backend import np
 from ..engine.functional import IGNORE
-from ..errors import unknown
-from ..io.files import as_path
+from ..errors import check_flag, check_whole
+from ..io.files import as_path, json_object, opened
 from ..train.data import Examples
+from .chat_template import check_messages
 
-ROLES = ("system", "user", "assistant")
-LONGEST = 1_000_000  # characters of a line
+LONGEST = 10_000_000  # bytes of a line
+ANSWERS = ("all", "last")
+
+
+class Conversation(list):
+    """A list of messages that knows where it was read: `where` is "chats.jsonl, line 7".
+
+    `about` has what its line says besides the messages, {key: value}.
+    """
+
+    def __init__(self, messages, where, about=None):
+        super().__init__(messages)
+        self.where, self.about = where, about or {}
 
 
 def read_conversations(path):
-    """Returns [(line number, messages)] of a file with one {"messages": […]} a line.
+    """Returns a list of Conversations, one for each line of a JSONL file that is not blank.
 
-    Raises FileNotFoundError if there is no file, and ValueError that names the first line that
-    is no conversation.
+    Raises ValueError, with the line, for what is no JSON object with a list "messages" of role
+    and content (see `check_messages`), or does not end with an answer of the assistant.
     """
     path, found = as_path(path), []
-    with open(path, encoding="utf-8-sig", errors="strict") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    place = f"{path}, line {number}"
-                    found.append((number, check_messages(parse(line, place), place)))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not text in UTF-8: {error.reason}") from None
+    with opened(path, "JSONL file with a conversation in each line") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
+            where = f"{path.name}, line {number}"
+            if len(line) > LONGEST:
+                raise ValueError(f"{where}: it has more than {LONGEST:,} bytes; split it")
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if line.strip():
+                found.append(conversation_of(line, where))
     if not found:
-        raise ValueError(f'{path} has no line; each is {{"messages": […]}}')
+        raise ValueError(f"{path.name} has no conversation; expected one in each line")
     return found
 
 
-def parse(line, place):
-    """Returns the messages of a line of JSON."""
-    if len(line) > LONGEST:
-        raise ValueError(f"{place} is longer than {LONGEST:,} characters")
+def conversation_of(line, where):
+    """Returns the Conversation in a line, bytes; ValueError says what is wrong with it."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{place} is not JSON") from None
-    messages = values.get("messages") if isinstance(values, dict) else None
-    if not isinstance(messages, list):
-        raise ValueError(f'{place} is not {{"messages": […]}}')
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{where}: it is not UTF-8; save the file as UTF-8") from None
+    values = json_object(text, f"{where}: it")
+    if "messages" not in values:
+        raise ValueError(f'{where}: it has no "messages"; expected {{"messages": […]}}')
+    if values.get("tools"):
+        raise ValueError(f'{where}: it has "tools", which are not supported; remove them')
+    messages = checked(values.pop("messages"), where)
+    return Conversation(messages, where, values)
+
+
+def checked(messages, where):
+    """Returns messages that end with an answer; ValueError, with where they stand, if not."""
+    try:
+        messages = check_messages(messages)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if messages[-1]["role"] != "assistant":
+        raise ValueError(
+            f"{where}: the last message must be the assistant's answer, which is what is "
+            f"learnt; it is the {messages[-1]['role']}'s"
+        )
+    asked = next(message["role"] for message in messages if message["role"] != "system")
+    if asked == "assistant":
+        raise ValueError(f"{where}: the assistant answers first; begin with the user's message")
     return messages
 
 
-def check_messages(messages, place="the conversation"):
-    """Returns the messages as [{"role": …, "content": …}].
+def tokenize_conversation(tokenizer, template, messages, answers="all"):
+    """Returns (ids, learn), lists of one length: the tokens, and whether each is learnt.
 
-    Raises ValueError if they are not a conversation that ends with the assistant.
+    `learn` is True at the assistant's answers, with the token of `tokenizer.stop` that ends
+    each, but not at the line break that may follow. With `answers="last"` only the last is.
+
+    What is learnt is what is asked for later. So for each answer the tokens before it must be
+    those of the conversation so far with its generation prompt, and up to its end those of the
+    conversation that ends with it. Some templates write an earlier answer otherwise when more
+    follows: those of reasoning models leave its reasoning out. They raise ValueError, and so do
+    templates that leave out a message or never end an answer, and a content that has a special
+    token in it. For reasoning models, `answers="last"` learns from each conversation the one
+    answer that is written in full.
     """
-    for message in messages:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ValueError(
-                f"{place}: a message has a role and a content, not {message!r:.80}"
-            )
-        if message["role"] not in ROLES:
-            raise ValueError(f"{place}: {unknown('role', message['role'], ROLES)}")
-        if not isinstance(message["content"], str) or not message["content"].strip():
-            raise ValueError(f"{place}: the content of a message is text that is not empty")
-    roles = [message["role"] for message in messages]
-    if "system" in roles[1:]:
-        raise ValueError(f"{place}: a system message stands first")
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise ValueError(
-            f"{place}: user and assistant take turns, and the assistant is last; it has "
-            f"{', '.join(roles) or 'no messages'}"
-        )
-    return [{"role": m["role"], "content": m["content"]} for m in messages]
+    if answers not in ANSWERS:
+        raise ValueError(f'answers must be "all" or "last", got {answers!r}')
+    where = getattr(messages, "where", "the conversation")
+    messages = checked(messages, where)
+    try:
+        return tokenized(tokenizer, template, messages, answers)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
-def tokenize_conversation(tokenizer, messages):
-    """Returns (ids, learn) of a conversation; learn is True at what the assistant writes.
-
-    That is each answer and the token that ends it, but no line break behind that. Raises
-    ValueError if the template writes the beginning of a conversation in another way when it
-    goes on, as then the model would be asked in another way than it learnt.
-    """
-    spans, done = [], ""
+def tokenized(tokenizer, template, messages, answers):
+    """Returns the same for messages that have been checked."""
+    whole = template.render(messages)
+    ids = tokenizer.encode(whole)
+    learn = [False] * len(ids)
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            prompt = tokenizer.chat(messages[:i])
-            text = tokenizer.chat(messages[: i + 1], answer_next=False)
-            if not (prompt.startswith(done) and text.startswith(prompt)):
-                raise ValueError(
-                    f"the chat template rewrites what came before message {i + 1}; use a "
-                    "template that only adds to the text"
-                )
-            spans.append((len(prompt), len(text.rstrip("\n")), prompt))
-            done = text
-    encoding = tokenizer.rules.encode(done, add_special_tokens=False)
-    starts = np.array([start for start, _ in encoding.offsets])
-    learn = np.zeros(len(starts), bool)
-    for start, end, prompt in spans:
-        learn |= (starts >= start) & (starts < end)
-        before = tokenizer.encode(prompt)
-        if encoding.ids[: len(before)] != before:
+        check_plain(tokenizer, message, i)
+        if message["role"] != "assistant":
+            check_written(message, i, whole)
+    for turn in turns[-1:] if answers == "last" else turns:
+        question = template.render(messages[:turn], add_generation_prompt=True)
+        answered = template.render(messages[: turn + 1])
+        check_written(messages[turn], turn, answered[len(question) :])
+        asked, said = tokenizer.encode(question), tokenizer.encode(answered)
+        check_extends(tokenizer, asked, said, f"what stands before message {turn + 1}")
+        end = next((i for i in range(len(asked), len(said)) if said[i] in tokenizer.stop), None)
+        if end is None:
             raise ValueError(
-                f"the tokens of the prompt change when {done[start : start + 20]!r} follows; "
-                "begin the answer with a letter"
+                f"no token of tokenizer.stop ends message {turn + 1}, so a model would never "
+                "learn to stop; take the chat template and the tokenizer of one model"
             )
-    return encoding.ids, learn
+        check_extends(tokenizer, said[: end + 1], ids, f"the chat up to message {turn + 1}")
+        learn[len(asked) : end + 1] = [True] * (end + 1 - len(asked))
+    return ids, learn
 
 
-def examples(tokenizer, conversations, context, *, skip_long=False, name="the data"):
-    """Returns the Examples of [(line number, messages)], for batches of rows of like length.
+def check_plain(tokenizer, message, i):
+    """Raises ValueError if a special token, which would be read as such, is in a content."""
+    token = tokenizer.special_in(message["content"])
+    if token:
+        raise ValueError(f"message {i + 1} has the special token {token!r} in it; remove it")
 
-    Raises ValueError for a conversation of more tokens than the context has, with its line; or
-    leaves it out, with a warning, if `skip_long`.
+
+def check_written(message, i, text):
+    """Raises ValueError if a content is not in what the template wrote, but for spaces.
+
+    Many templates take spaces off its ends.
     """
+    if "".join(message["content"].split()) not in "".join(text.split()):
+        raise ValueError(
+            f"the chat template leaves out message {i + 1} ({message['role']}), or a part of "
+            "it; remove that from the conversation, or take another template"
+        )
+
+
+def check_extends(tokenizer, first, then, what):
+    """Raises ValueError unless the ids `then` begin with the ids `first`."""
+    i = next((i for i, pair in enumerate(zip(first, then, strict=False)) if pair[0] != pair[1]),
+             min(len(first), len(then)))  # fmt: skip
+    if i < len(first):
+        one, other = (tokenizer.decode(ids[i : i + 8]) for ids in (first, then))
+        raise ValueError(
+            f"{what} is tokenised otherwise when the conversation goes on: at token {i + 1} "
+            f"{one!r} becomes {other!r}; take spaces off the ends of the contents, or, where "
+            'the chat template rewrites earlier answers, give answers="last"'
+        )
+
+
+def examples(tokenizer, template, data, context, system=None, answers="all", truncate=False):
+    """Returns Examples of conversations: a path of a JSONL file, or a list of them.
+
+    `context` is the model's: the longest row of ids that it reads. `system` is put before the
+    conversations that have no system message. Rows are padded behind their end and stop after
+    the last token that is learnt. A conversation that is too long raises ValueError; with
+    `truncate` all such are left out, and a warning counts them. Raises ValueError as
+    `read_conversations` and `tokenize_conversation` do, too.
+    """
+    (context,) = check_whole(1, context=context)
+    check_flag(truncate=truncate)
+    conversations = data if isinstance(data, (list, tuple)) else read_conversations(data)
     rows, too_long = [], []
     bar = tqdm(conversations, "tokenize", delay=2, leave=False, disable=None)
-    for number, messages in bar:
-        try:
-            ids, learn = tokenize_conversation(tokenizer, messages)
-        except ValueError as error:
-            raise ValueError(f"{name}, line {number}: {error}") from None
-        if len(ids) - 1 <= context:
-            rows.append((ids, learn))
-            continue
-        too_long.append(number)
-        if not skip_long:
-            raise ValueError(
-                f"{name}, line {number}: {len(ids)} tokens are more than the context of "
-                f"{context}; shorten the conversation or leave it out"
-            )
+    for number, messages in enumerate(bar, 1):
+        where = getattr(messages, "where", f"conversation {number}")
+        messages = Conversation(checked(messages, where), where)
+        if system is not None and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
+        ids, learn = tokenize_conversation(tokenizer, template, messages, answers)
+        end = len(learn) - learn[::-1].index(True)  # behind it there is nothing to learn
+        if end - 1 <= context:
+            rows.append((ids[:end], learn[:end]))
+        else:
+            too_long.append(f"{where} has {end - 1:,} tokens to read")
+    if too_long and not (truncate and rows):
+        raise ValueError(
+            f"{too_long[0]}, and the model's context is {context:,}; {len(too_long)} of "
+            f"{len(conversations)} are too long: shorten them, or give truncate=True to leave "
+            "them out"
+        )
     if too_long:
-        lines = ", ".join(map(str, too_long[:5])) + (", …" if len(too_long) > 5 else "")
-        text = f"{name}: {len(too_long)} conversations are too long and left out, lines {lines}"
-        warnings.warn(text, stacklevel=2)
+        text = f"{len(too_long)} of {len(conversations)} conversations are longer than the"
+        warnings.warn(f"{text} context of {context:,} and are left out", stacklevel=2)
+    return padded(rows, tokenizer)
+
+
+def padded(rows, tokenizer):
+    """Returns Examples of rows (ids, learn), the labels moved by one place."""
     if not rows:
-        raise ValueError(f"{name} has no conversation that fits into the context of {context}")
-    T = max(len(ids) for ids, _ in rows) - 1
-    ids = np.full((len(rows), T), tokenizer.padding)
-    labels = np.full((len(rows), T), IGNORE)
-    for n, (row, learn) in enumerate(rows):
-        ids[n, : len(row) - 1] = row[:-1]
-        labels[n, : len(row) - 1] = np.where(learn[1:], row[1:], IGNORE)
-    return Examples(ids, labels, by_length=True)
+        raise ValueError("there are no conversations to learn from; give at least one")
+    longest = max(len(ids) for ids, _ in rows) - 1
+    pad = tokenizer.named_id("pad_token")
+    pad = next(i for i in (pad, tokenizer.eos, 0) if i is not None)
+    ids = np.full((len(rows), longest), pad)
+    labels, is_token = np.full(ids.shape, IGNORE), np.zeros(ids.shape, bool)
+    for row, (sequence, learn) in enumerate(rows):
+        n = len(sequence) - 1
+        ids[row, :n], is_token[row, :n] = sequence[:-1], True
+        labels[row, :n] = np.where(learn[1:], sequence[1:], IGNORE)
+    return Examples(ids, labels, is_token, by_length=True)

@@ -1,208 +1,244 @@
-"""Tokenizers: text to token ids and back, by the vocabulary and the rules of a model.
+"""The tokenizer of a language model: text to token ids and back, as the model was trained.
 
-    tokenizer = load_tokenizer("SmolLM2-135M-Instruct/")        or a GGUF file
-    tokenizer.encode("Hello!")                                  [19556, 17]
-    tokenizer.chat([{"role": "user", "content": "Hello!"}])     the prompt of a conversation
-
-The work is done by the library `tokenizers`: pip install 'minipeft[llm]'.
+It is read from the files that come with a model, a folder as Hugging Face writes it or the
+metadata of a GGUF file, and written as a folder that `AutoTokenizer` of transformers reads.
+The library `tokenizers` does the work; it belongs to the extra: pip install 'minipeft[llm]'.
 """
 
+import functools
 import json
+import re
 
-from ..errors import unknown
-from ..io.files import as_path, read_json, read_text, write_bytes, write_json
-from ..io.gguf import GGUF
-from .chat_template import ChatTemplate
+from ..errors import needed, to_python
+from ..io.files import as_path, error_context, opened, read_json, write_bytes, write_json
+from .byte_level import PRE, begin_with, byte_level_of_gguf
 
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
-# {name of a GGUF file's rules: the expression that splits text before the merges; None: by
-# digits, then as GPT-2 does}
-SPLITS = {
-    "llama-bpe": rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{SIGNS}|{SPACES}",
-    "qwen2": rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{SIGNS}|{SPACES}",
-    "gpt-2": "",
-    "smollm": None,
-    "starcoder": None,
-}
-LONGEST = 100_000_000  # bytes of a tokenizer.json
-CONTROL, USER_DEFINED = 3, 4  # types of tokens in a GGUF file that stand for themselves
-# tokens that end a turn of a chat, in the vocabularies that have them
-ENDS = (
-    "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|end_of_text|>", "<|endoftext|>",
-    "<|end_of_role|>", "</s>",
-)  # fmt: skip
+# Special tokens that files name; chat templates see those that a tokenizer has by these names.
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token")
+GGUF_NAMES = dict(zip(NAMED, ("bos", "eos", "unknown", "seperator", "padding"), strict=True))
+# Tokens that end a turn of a chat, in the templates that use them.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>")
+LONGEST = 200_000_000  # bytes of tokenizer.json
+# The name of tokenizers' own class in transformers, which takes tokenizer.json as it is.
+PLAIN = "PreTrainedTokenizerFast"
 
 
-def load_tokenizer(path):
-    """Returns the Tokenizer of a model's folder, or of a GGUF file.
+class Tokenizer:
+    """Text to token ids and back.
 
-    A tokenizer.json beside a GGUF file is taken instead of the file's own vocabulary. Raises
-    FileNotFoundError if there is none, and ValueError if it cannot be read, or if a GGUF
-    file's rules are not known.
+    `inner` is a `tokenizers.Tokenizer`, `named` {name of NAMED: token}, `chat_template` the
+    source of the model's chat template, or None. `bos` and `eos` are the ids of the tokens that
+    begin and end a text, or None; `stop` has the ids at which an answer in a chat ends: `ends`,
+    `eos`, and those of TURN_ENDS that the chat template writes. Raises ValueError for a named
+    token that the vocabulary does not have.
+    """
+
+    def __init__(self, inner, named=None, chat_template=None, ends=()):
+        self.inner, self.named = inner, dict(named or {})
+        self.chat_template = chat_template
+        inner.no_truncation()  # of a tokenizer.json that was saved while it was cutting
+        inner.no_padding()
+        for name, token in self.named.items():
+            if inner.token_to_id(token) is None:
+                raise ValueError(f"the vocabulary does not have the {name} {token!r}")
+        self.bos, self.eos = map(self.named_id, ("bos_token", "eos_token"))
+        used = [token for token in TURN_ENDS if token in (chat_template or "")]
+        turns = {inner.token_to_id(token) for token in used if token in self.special}
+        self.stop = frozenset(to_python(ends)) | turns | ({self.eos} - {None})
+        check_ids(self.stop, self.vocab)
+
+    def named_id(self, name):
+        """Returns the id of a named token, or None if there is none."""
+        return self.inner.token_to_id(self.named[name]) if name in self.named else None
+
+    @functools.cached_property
+    def vocab(self):
+        """The size of the vocabulary: every id is below it."""
+        return max(self.inner.get_vocab().values()) + 1
+
+    @functools.cached_property
+    def special(self):
+        """The special tokens, such as <|im_end|>: no other text has their ids."""
+        added = self.inner.get_added_tokens_decoder().values()
+        return frozenset(token.content for token in added if token.special)
+
+    @functools.cached_property
+    def special_in(self):
+        """A function text -> the first special token in it, or None."""
+        longest_first = sorted(self.special, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        return lambda text: (found := pattern.search(text)) and found.group()
+
+    def encode(self, text, add_special=False):
+        """Returns the token ids of a text, a list.
+
+        Special tokens in the text are recognised. None is added, unless `add_special` asks for
+        those that the model wants around a text, such as one at its beginning. A character
+        whose bytes the vocabulary does not have is left out, as transformers and llama.cpp do.
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"text must be a string, got {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            place = f"{text[error.start]!r} at place {error.start}"
+            raise ValueError(f"the text has half a character, {place}; remove it") from None
+        return self.inner.encode(text, add_special_tokens=add_special).ids
+
+    def decode(self, ids, skip_special=False):
+        """Returns the text of token ids, without special tokens if `skip_special`.
+
+        Bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id that is not there.
+        """
+        ids = list(map(to_python, ids))
+        check_ids(ids, self.vocab)
+        return self.inner.decode(ids, skip_special_tokens=skip_special)
+
+    def stream(self, ids, skip_special=False):
+        """Yields the text of token ids piece by piece, as soon as the ids arrive.
+
+        A piece never ends within a character, and all joined are what `decode` returns.
+        """
+        told, waiting = [], []  # ids whose text has been yielded last, and those still to come
+        for i in ids:
+            waiting.append(i)
+            before = self.decode(told, skip_special)
+            text = self.decode(told + waiting, skip_special)
+            if not text.endswith("\ufffd") and not self.is_byte(i) and text != before:
+                yield text[len(before) :]
+                told, waiting = waiting, []
+        rest = self.decode(told + waiting, skip_special)[len(self.decode(told, skip_special)) :]
+        if rest:
+            yield rest
+
+    def is_byte(self, i):
+        """Returns whether an id is a byte such as <0xE2>, decoded with the bytes behind it."""
+        return bool(re.fullmatch("<0x[0-9A-F]{2}>", self.inner.id_to_token(to_python(i)) or ""))
+
+    def save(self, folder):
+        """Write tokenizer.json, tokenizer_config.json and where answers end into a folder.
+
+        transformers' AutoTokenizer reads the folder, and gives the same ids and the same chat.
+        Of generation_config.json, which other settings may share, only eos_token_id changes.
+        """
+        folder = as_path(folder)
+        config = {"tokenizer_class": PLAIN, "clean_up_tokenization_spaces": False, **self.named}
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        generation = folder / "generation_config.json"
+        shared = read_json(generation) if generation.is_file() else {}
+        write_bytes(folder / "tokenizer.json", self.inner.to_str(pretty=True).encode())
+        write_json(folder / "tokenizer_config.json", config)
+        if self.stop:
+            write_json(generation, shared | {"eos_token_id": sorted(self.stop)})
+        return folder
+
+
+def check_ids(ids, vocab):
+    """Raises ValueError for the first id that is no whole number from 0 to below `vocab`."""
+    for i in ids:
+        if type(i) is not int or not 0 <= i < vocab:
+            raise ValueError(f"{i!r} is no token id: they are 0 to {vocab - 1:,}")
+
+
+def load_tokenizer(path, metadata=None):
+    """Returns the tokenizer of a model: of a Hugging Face folder, or of a GGUF file.
+
+    A tokenizer.json beside a GGUF file is preferred, as it says more. Without one, the file's
+    `metadata` is read. Raises FileNotFoundError if neither is there.
     """
     path = as_path(path)
     folder = path if path.is_dir() else path.parent
     if (folder / "tokenizer.json").is_file():
-        return from_folder(folder)
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} has no tokenizer.json; copy it from the model's page")
-    with GGUF(path) as file:
-        return from_gguf(file.metadata, path)
-
-
-def tokenizers():
-    """Returns the library. Raises ValueError where it is not installed."""
-    try:
-        import tokenizers
-    except ImportError:
-        raise ValueError("text needs tokenizers: pip install 'minipeft[llm]'") from None
-    return tokenizers
-
-
-def from_folder(folder):
-    """Returns the Tokenizer of a folder with tokenizer.json, as `save_pretrained` leaves it."""
-    config, generation = (
-        read_json(folder / name) if (folder / name).is_file() else {}
-        for name in ("tokenizer_config.json", "generation_config.json")
+        return tokenizer_of_folder(folder)
+    if metadata is not None:
+        return tokenizer_of_gguf(metadata)
+    raise FileNotFoundError(
+        f"there is no tokenizer.json in {folder}; put the model's there, or write one with "
+        "AutoTokenizer.from_pretrained(…).save_pretrained(folder) of transformers"
     )
-    text = read_text(folder / "tokenizer.json", LONGEST)
+
+
+def tokenizer_of_folder(folder):
+    """Returns the tokenizer of a folder as transformers writes it.
+
+    tokenizer.json has the vocabulary; the named tokens and the chat template come from
+    tokenizer_config.json, special_tokens_map.json and chat_template.jinja, the ids at which
+    an answer ends from generation_config.json too. All but the first may be missing.
+    """
+    folder = as_path(folder)
+    inner = inner_of_file(folder / "tokenizer.json")
+    with error_context(folder / "tokenizer_config.json"):
+        config = optional(folder / "special_tokens_map.json")
+        config |= optional(folder / "tokenizer_config.json")
+        named = {name: content(config[name]) for name in NAMED if config.get(name) is not None}
+        template = default_template(config.get("chat_template"))
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        with error_context(jinja):
+            template = jinja.read_text(encoding="utf-8")
+    ends = optional(folder / "generation_config.json").get("eos_token_id")
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    with error_context(folder):
+        return Tokenizer(inner, named, template, ends)
+
+
+def tokenizer_of_gguf(metadata):
+    """Returns the tokenizer of a GGUF file from its metadata, {key: Python value}.
+
+    Raises ValueError for what `byte_level_of_gguf` refuses, and ids beyond the vocabulary.
+    """
+    inner = byte_level_of_gguf(metadata)
+    keys = GGUF_NAMES | {"eot": "eot", "eom": "eom"}
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
+    ids = {name: i for name, i in ids.items() if i is not None}
+    check_ids(ids.values(), inner.get_vocab_size())
+    named = {name: inner.id_to_token(i) for name, i in ids.items() if name in NAMED}
+    usual = PRE[metadata["tokenizer.ggml.pre"]].bos
+    if metadata.get("tokenizer.ggml.add_bos_token", usual) and "bos_token" in named:
+        begin_with(inner, named["bos_token"])
+    ends = [i for name, i in ids.items() if name not in NAMED]
+    template = default_template(metadata.get("tokenizer.chat_template"))
+    return Tokenizer(inner, named, template, ends)
+
+
+def inner_of_file(path):
+    """Returns the `tokenizers.Tokenizer` of a tokenizer.json; ValueError if it is none."""
+    library = needed("tokenizers", "a language model's text")
+    with opened(path, "tokenizer") as file:
+        text = file.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise ValueError(f"{path} has more than {LONGEST:,} bytes; expected a tokenizer")
     try:
-        rules = tokenizers().Tokenizer.from_buffer(text)
-    except Exception as error:  # the library raises Exception itself
-        raise ValueError(f"{folder / 'tokenizer.json'}: {error}") from None
-    template = config.get("chat_template")
-    if (folder / "chat_template.jinja").is_file():
-        template = read_text(folder / "chat_template.jinja").decode()
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    special = {
-        name: config[name].get("content") if isinstance(config[name], dict) else config[name]
-        for name in ("bos_token", "eos_token", "pad_token")
-        if config.get(name)
-    }
-    ends = generation.get("eos_token_id")
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return Tokenizer(rules, template, special, ends)
+        json.loads(text)
+        return library.Tokenizer.from_str(text.decode())
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        reason = " ".join(str(error).split())[:200]  # the library also raises PanicException
+    raise ValueError(f"{path} is no tokenizer ({reason}); take the model's own file")
 
 
-def from_gguf(metadata, path="the GGUF file"):
-    """Returns the Tokenizer that the metadata of a GGUF file describe."""
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise ValueError(
-            f"{path} has a vocabulary of kind {kind!r}, and only 'gpt2' is read; put the "
-            "tokenizer.json of the model beside it"
-        )
-    rules_name = metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if rules_name not in SPLITS:
-        raise ValueError(
-            f"{path}: {unknown('rules to split text', rules_name, SPLITS)}; put the "
-            "tokenizer.json of the model beside it"
-        )
-    tokens = metadata["tokenizer.ggml.tokens"]
-    kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    merges = [tuple(pair.split(" ", 1)) for pair in metadata["tokenizer.ggml.merges"]]
-    rules = byte_pair_rules(tokens, kinds, merges, rules_name)
-    ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-    special = {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}
-    return Tokenizer(rules, metadata.get("tokenizer.chat_template"), special)
+def optional(path):
+    """Returns the JSON object in a file, {} if there is no such file."""
+    return read_json(path) if path.is_file() else {}
 
 
-def byte_pair_rules(tokens, kinds, merges, rules_name):
-    """Returns the library's Tokenizer of a byte-level BPE vocabulary."""
-    library = tokenizers()
-    before, split = library.pre_tokenizers, SPLITS[rules_name]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    whole = rules_name == "llama-bpe"  # a word of the vocabulary needs no merges
-    rules = library.Tokenizer(library.models.BPE(vocabulary, merges, ignore_merges=whole))
-    if split:
-        first = before.Split(library.Regex(split), "isolated")
-        steps = [first, before.ByteLevel(add_prefix_space=False, use_regex=False)]
-    else:
-        steps = [before.Digits(individual_digits=True)] if split is None else []
-        steps.append(before.ByteLevel(add_prefix_space=False))
-    rules.pre_tokenizer = before.Sequence(steps)
-    rules.decoder = library.decoders.ByteLevel()
-    for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
-        names = [token for token, k in zip(tokens, kinds, strict=True) if k == kind]
-        add = rules.add_special_tokens if special else rules.add_tokens
-        add([library.AddedToken(name, normalized=False, special=special) for name in names])
-    return rules
+def content(token):
+    """Returns the text of a token in a configuration: a string, or {"content": string, …}."""
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ValueError(f"a token must be a string, got {token!r}")
+    return text
 
 
-class Tokenizer:
-    """A model's vocabulary, its rules, its special tokens and its chat template."""
-
-    def __init__(self, rules, template=None, special=None, ends=()):
-        self.rules, self.special = rules, dict(special or {})
-        self.template = None if template is None else ChatTemplate(template, self.special)
-        names = [self.special.get("eos_token"), *ENDS]
-        found = [rules.token_to_id(name) for name in names if name]
-        self.stop = tuple(dict.fromkeys([i for i in found if i is not None] + [*ends]))
-
-    @property
-    def vocab(self):
-        """How many token ids there are."""
-        return self.rules.get_vocab_size()
-
-    @property
-    def padding(self):
-        """The id that fills rows behind their tokens; nothing reads or learns it."""
-        return self.stop[0] if self.stop else 0
-
-    def encode(self, text):
-        """Returns the ids of a text as it stands; special tokens written in it are tokens."""
-        return self.rules.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids):
-        """Returns the text of ids, without special tokens."""
-        return self.rules.decode(list(ids), skip_special_tokens=True)
-
-    def stream(self, ids):
-        """Yields the text of ids piece by piece, never half of a character.
-
-        Joined, the pieces are `decode` of all of them.
-        """
-        read, shown = [], ""
-        for i in ids:
-            read.append(i)
-            text = self.decode(read)
-            if text.endswith("\ufffd") or not text.startswith(shown):
-                continue  # a character of several tokens is not complete
-            if len(text) > len(shown):
-                yield text[len(shown) :]
-            shown = text
-        if read and len(self.decode(read)) > len(shown):
-            yield self.decode(read)[len(shown) :]
-
-    def chat(self, messages, answer_next=True):
-        """Returns a conversation as text, by the chat template.
-
-        messages: [{"role": "user", "content": "…"}, …]. answer_next: with the beginning of the
-        assistant's answer, as a prompt. Raises ValueError if the model has no template.
-        """
-        if self.template is None:
-            raise ValueError(
-                "this model has no chat template; use one that was tuned for chat, or put a "
-                "chat_template.jinja into its folder"
-            )
-        return self.template.render(messages, answer_next)
-
-    def save(self, folder):
-        """Write tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
-        folder = as_path(folder)
-        write_bytes(folder / "tokenizer.json", self.rules.to_str(pretty=True).encode())
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self.special}
-        config["clean_up_tokenization_spaces"] = False
-        if self.template is not None:
-            config["chat_template"] = self.template.source
-        write_json(folder / "tokenizer_config.json", config)
-        write_json(folder / "generation_config.json", {"eos_token_id": list(self.stop)})
-
-    def __repr__(self):
-        special = json.dumps(self.special, ensure_ascii=False)
-        return f"Tokenizer({self.vocab:,} tokens, special {special})"
+def default_template(source):
+    """Returns a chat template: a string as it is, the one called "default" of a list."""
+    if isinstance(source, list):
+        named = {item.get("name"): item.get("template") for item in source}
+        if "default" not in named:
+            raise ValueError('the list of chat templates has none called "default"')
+        source = named["default"]
+    if source is not None and not isinstance(source, str):
+        raise ValueError(f"the chat template must be text, got {type(source).__name__}")
+    return source
