@@ -19,7 +19,8 @@ from minipeft.text.conversations import (
 from minipeft.text.tokenizer import Tokenizer
 from planted import planted
 
-CONTENT = st.text(min_size=1, max_size=12).map(str.strip).filter(bool)
+PLAIN = st.text(min_size=1, max_size=12).map(str.strip).filter(bool)
+CONTENT = PLAIN.filter(lambda text: "<|" not in text and "s>" not in text)
 EXTENDED = [style for style in TEMPLATES if style != "reasoning"]
 each_style = pytest.mark.parametrize("style", EXTENDED)
 

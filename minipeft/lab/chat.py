@@ -1,6 +1,6 @@
 """Talks to a pretrained language model, with adapters or without.
 
-minipeft chat SmolLM2-135M-Instruct/ --adapter support --adapter pirate
+minipeft chat smollm2 --adapter support --adapter pirate
 
 The answer appears word by word. Commands, each on a line of its own:
 

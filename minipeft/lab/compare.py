@@ -3,7 +3,7 @@
 minipeft compare                     four tasks, five methods, two seeds: a table and a picture
 minipeft compare --tasks cipher --methods lora-family,adapter --seeds 3 --steps 300,1200
 minipeft compare --full              all methods, three seeds, two budgets of steps
-minipeft compare --model SmolLM2/ --data support.jsonl --heldout questions.jsonl --steps 100
+minipeft compare --model smollm2 --data support.jsonl --heldout questions.jsonl
 
 Each method has its own learning rate, which was chosen on validation words from one grid
 (--tune). If a comparison is interrupted, the same command goes on where it stopped.
@@ -174,7 +174,7 @@ def arguments(parser):
         "--out", default="figures", help="folder to write to (default: figures)"
     )
     model = parser.add_argument_group("on a pretrained language model")
-    model.add_argument("--model", help="a folder of a model, or a GGUF file")
+    model.add_argument("--model", help="a folder, a GGUF file, or smollm2")
     text = "conversations, one a line: the task instead of --tasks"
     model.add_argument("--data", metavar="FILE", help=text)
     text = "conversations to score on (default: a tenth of --data)"

@@ -1,7 +1,7 @@
 """Adds an adapter to a pretrained model's weights, and writes the specialised model.
 
-minipeft merge SmolLM2-135M-Instruct/ support merged/                 for transformers
-minipeft merge model.gguf support support.gguf --gguf q8_0            for llama.cpp
+minipeft merge smollm2 support merged                        for transformers
+minipeft merge smollm2 support support.gguf --gguf q8_0      for llama.cpp
 
 The result needs no adapter any more, and is as fast as the model before.
 """
@@ -14,6 +14,7 @@ from ..io.checkpoint import load_adapter
 from ..io.files import check_writable
 from ..io.gguf_models import save_gguf
 from ..io.hf_models import save_pretrained
+from ..io.pretrained import model_path
 from ..peft.base import in_use
 from ..peft.merge import merge
 from .tune import load_chat
@@ -33,7 +34,7 @@ def merged_difference(chat, name):
 
 def arguments(parser):
     """Adds the options of `minipeft merge`."""
-    parser.add_argument("model", metavar="MODEL", help="a folder of a model, or a GGUF file")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, or smollm2")
     parser.add_argument("adapter", metavar="DIR", help="folder that `minipeft tune` wrote")
     text = "folder to write; with --gguf the file to write"
     parser.add_argument("out", metavar="OUT", help=text)
@@ -45,7 +46,7 @@ def main(options):
     """Runs `minipeft merge`."""
     out = Path(options.out)
     check_writable(out if options.gguf else out / "model.safetensors")
-    if out.resolve() in (Path(options.model).resolve(), Path(options.adapter).resolve()):
+    if out.resolve() in (model_path(options.model).resolve(), Path(options.adapter).resolve()):
         raise ValueError(f"{out} would replace what is read; give another OUT")
     chat = load_chat(options.model)
     load_adapter(chat.model, options.adapter)

@@ -17,8 +17,8 @@ from ..engine.backend import np, to_numpy
 from ..engine.functional import IGNORE
 from ..engine.tensor import no_grad
 from ..errors import unknown
-from ..io.files import as_path
 from ..io.identity import digest
+from ..io.pretrained import model_path
 from ..peft.attach import attach, detach
 from ..peft.merge import merge, unmerge
 from ..text.conversations import read_conversations
@@ -218,7 +218,7 @@ def memory_of_machine():
 
 def identity(path):
     """Returns a digest of a file's content, or of the names and sizes in a model's folder."""
-    path = as_path(path)
+    path = model_path(path)
     if path.is_file():
         return digest([("content", np.fromfile(path, "uint8"))])
     files = sorted(p for p in path.iterdir() if p.is_file())

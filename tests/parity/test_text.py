@@ -209,6 +209,10 @@ class LlamaCpp:
                     ids += self.merged("".join(self.letters[b] for b in piece.encode()))
         return ids
 
+    def knows(self, text):
+        """llama.cpp leaves out a byte that has no token too, but does not merge across it."""
+        return all(self.letters[b] in self.ids for b in text.encode())
+
     @functools.cache  # noqa: B019
     def merged(self, piece):
         if PRE[self.pre].whole and piece in self.ids:
@@ -220,7 +224,7 @@ class LlamaCpp:
             if pairs[best] not in self.ranks:
                 break
             parts[best : best + 2] = ["".join(parts[best : best + 2])]
-        return [self.ids[part] for part in parts if part in self.ids]  # else it is left out
+        return [self.ids[part] for part in parts]
 
 
 @pytest.mark.parametrize("pre", [name for name in PRE if not PRE[name].nfc])
@@ -242,7 +246,9 @@ def test_a_real_models_ids_are_those_of_the_rules_of_llama_cpp():
     ours, again = tokenizer_of_gguf(real_metadata()), LlamaCpp(real_metadata())
     texts = list(strings(STRINGS, seed=1))
     assert len(set(texts)) > 0.9 * STRINGS
-    for text in texts:
+    known = [text for text in texts if again.knows(text)]  # each of its bytes
+    assert len(known) > 0.9 * STRINGS
+    for text in known:
         ids = ours.encode(text)
         assert ids == again.encode(text), text
         assert "".join(ours.stream(ids)) == ours.decode(ids)
