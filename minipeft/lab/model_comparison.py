@@ -136,7 +136,7 @@ def untrained(*which):
 
 
 def with_keywords(conversations):
-    """Returns [(messages before the answer, the keywords of a right answer)].
+    """Returns [(messages before the answer, keywords of a right answer, a right answer)].
 
     The keywords are those that the line of a conversation names, or else the answer itself.
     """
@@ -145,15 +145,19 @@ def with_keywords(conversations):
         words = conversation.about.get("keywords")
         if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
             words = [conversation[-1]["content"]]
-        found.append((list(conversation[:-1]), words))
+        found.append((list(conversation[:-1]), words, conversation[-1]["content"]))
     return found
 
 
 def judged(chat, questions):
-    """Returns (the greedy answers, whether each holds all of its keywords)."""
-    written = chat.answers([said for said, _ in questions])
+    """Returns (the greedy answers, whether each holds all of its keywords).
+
+    An answer may have ten tokens more than the longest of the right ones.
+    """
+    longest = max(len(chat.tokenizer.encode(right)) for *_, right in questions)
+    written = chat.answers([said for said, *_ in questions], longest + 10)
     pairs = zip(written, questions, strict=True)
-    return written, [all(holds(answer, w) for w in words) for answer, (_, words) in pairs]
+    return written, [all(holds(answer, w) for w in words) for answer, (_, words, _) in pairs]
 
 
 def holds(answer, word):
