@@ -35,8 +35,11 @@ from .io.checkpoint import (
     save_adapter,
     save_model,
 )
+from .io.gguf_models import save_gguf
 from .io.hf_adapters import export_adapter, import_adapter
+from .io.hf_models import save_pretrained
 from .io.identity import fingerprint
+from .io.pretrained import from_pretrained
 from .lab.count import count
 from .lab.explain import explain
 from .lab.ledger import ledger
@@ -59,11 +62,11 @@ from .train.history import History, Score
 
 __all__ = [
     *_methods, "Adapter", "Config", "Examples", "History", "Parameter", "Score", "Task",
-    "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize", "detach",
-    "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint", "fit",
-    "generate", "import_adapter", "in_use", "ledger", "load_adapter", "load_base",
-    "load_model", "loftq", "merge", "no_grad", "quantize", "save_adapter", "save_model",
-    "unmerge", "use",
+    "Tensor", "Transformer", "adapters", "attach", "combine", "count", "dequantize",
+    "detach", "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint",
+    "fit", "from_pretrained", "generate", "import_adapter", "in_use", "ledger",
+    "load_adapter", "load_base", "load_model", "loftq", "merge", "no_grad", "quantize",
+    "save_adapter", "save_gguf", "save_model", "save_pretrained", "unmerge", "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

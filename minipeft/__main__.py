@@ -12,12 +12,15 @@ from . import __version__
 from .errors import unknown
 
 COMMANDS = {
+    "chat": "talk to a pretrained language model, with adapters or without",
     "count": "how many parameters a method trains, on a model of any size",
     "compare": "fine-tune the backbone by every method and compare the results",
     "explain": "what a method would change in a model, and at what cost",
     "figures": "the project's figures, each with its data in a file beside it",
     "ledger": "the bytes and FLOPs of a training step, for a model of any size",
+    "merge": "add an adapter to a pretrained model's weights, and write the result",
     "pretrain": "train the backbone from scratch",
+    "tune": "fine-tune a pretrained language model on conversations",
 }
 
 

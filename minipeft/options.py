@@ -25,13 +25,15 @@ KINDS = {
 }
 
 
-def option(default=MISSING, *, at_least=None, above=None, below=None, one_of=None, **how):
+def option(
+    default=MISSING, *, at_least=None, above=None, below=None, at_most=None, one_of=None, **how
+):
     """Returns a dataclass field with a range or with choices; `how` goes to dataclasses.field.
 
     The range holds for a number, and for each number in a tuple or dict.
     """
-    limits = {"at_least": at_least, "above": above, "below": below, "one_of": one_of}
-    return field(default=default, metadata=limits, **how)
+    limits = {"at_least": at_least, "above": above, "below": below, "at_most": at_most}
+    return field(default=default, metadata=limits | {"one_of": one_of}, **how)
 
 
 class Options:
@@ -102,11 +104,12 @@ def in_range(value, limits):
     """Returns whether a number lies within the limits of a field; True if it is no number."""
     if not isinstance(value, (int, float)):
         return True
-    least, above, below = (limits.get(name) for name in ("at_least", "above", "below"))
+    least, above, below, most = map(limits.get, ("at_least", "above", "below", "at_most"))
     return (
         (least is None or value >= least)
         and (above is None or value > above)
         and (below is None or value < below)
+        and (most is None or value <= most)
     )
 
 
@@ -117,9 +120,11 @@ def expected(field):
     words = KINDS[matching[0]] if matching else str(field.type).removesuffix(" | None")
     if field.type == tuple[float, float]:
         words = "two finite numbers"
-    least, above, below = (limits.get(name) for name in ("at_least", "above", "below"))
+    least, above, below, most = map(limits.get, ("at_least", "above", "below", "at_most"))
     if below is not None:
         words += f" in [{least}, {below})"
+    elif most is not None:
+        words += f" in ({above}, {most}]"
     elif least is not None or above is not None:
         words += f" > {above}" if least is None else f" ≥ {least}"
     return f"{words} or None" if optional else words

@@ -2,10 +2,11 @@
 
 import minipeft as mp
 from methods import SPECS
-from spec import GPT2, Bug
+from spec import GPT2, LLAMA, Bug
 
 LORA = mp.LoRA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))  # square weights
 DROPS = mp.LoRA(r=2, lora_alpha=3.0, lora_dropout=0.4, target_modules=("q_proj", "down_proj"))
+PREFIX = mp.Prefix(num_virtual_tokens=1)
 HOUSLBY = mp.Bottleneck(m=3, nonlinearity="gelu")
 
 KEEPING = (
@@ -70,21 +71,41 @@ KEEPING = (
 
 MODEL = (
     Bug("causal mask: off by one",
-        "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=S - T + 1)",
-        "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=S - T + 2)",
+        "mask = xp.triu(masked, k=S - T + 1)",
+        "mask = xp.triu(masked, k=S - T + 2)",
         11, LORA, module="model.kv_cache"),
     Bug("causal mask: aligned to the start",
-        "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=S - T + 1)",
-        "return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=1)",
+        "mask = xp.triu(masked, k=S - T + 1)",
+        "mask = xp.triu(masked, k=1)",
         12, LORA, module="model.kv_cache"),
     Bug("padding: visible to attention",
-        "np.where(is_token[:, None, :], 0.0, MASKED)",
-        "np.where(is_token[:, None, :], 0.0, 0.0)",
+        "hidden = ~is_token[:, None, :]", "hidden = np.zeros_like(is_token[:, None, :])",
         11, LORA, module="model.kv_cache"),
     Bug("padding: counted in positions",
-        "positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)",
-        "positions = np.ones(is_token.shape, bool).cumsum(axis=1)[:, -T:] - 1",
+        "place = is_token.cumsum(axis=1) - 1",
+        "place = np.ones_like(is_token).cumsum(axis=1) - 1",
         11, LORA, GPT2, module="model.kv_cache"),
+    Bug("window: one slot too wide", "mask + xp.tril(masked, k=S - T - window)",
+        "mask + xp.tril(masked, k=S - T - window - 1)",
+        13, PREFIX, LLAMA.with_(window=3), module="model.kv_cache"),
+    Bug("parallel: the MLP behind attention", "x if self.parallel else attended", "attended",
+        13, PREFIX, GPT2.with_(parallel=True),
+        module="model.transformer"),
+    Bug("rope scaling: slow pairs as before",
+        "kept + (1.0 - kept) / factor", "1.0 + 0.0 * kept",
+        13, PREFIX, LLAMA.with_(rope_scaling=(8.0, 1.0, 4.0, 6.0)),
+        module="model.transformer"),
+    Bug("rotary: the share that stays, forgotten",
+        "concat([F.rope(x[..., :R], cos, sin), x[..., R:]], axis=-1)",
+        "concat([F.rope(x[..., :R], cos, sin), x[..., R:] * 0.0], axis=-1)",
+        13, PREFIX, LLAMA.with_(rotary=0.5, head_width=4),
+        module="model.transformer"),
+    Bug("qk norm: of the queries only",
+        "k = self.k_norm(split_heads(self.k_proj(x), self.kv_heads))\n"
+        "v = split_heads(self.v_proj(x), self.kv_heads)",
+        "k = split_heads(self.k_proj(x), self.kv_heads)\n"
+        "v = split_heads(self.v_proj(x), self.kv_heads)",
+        13, PREFIX, LLAMA.with_(qk_norm=True), module="model.transformer"),
     Bug("cache: new keys over the last of the old",
         "buffer[:, :, S:end] = new.data", "buffer[:, :, S - 1 : end - 1] = new.data",
         12, LORA, module="model.kv_cache"),

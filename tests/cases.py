@@ -251,6 +251,7 @@ CASES = {
     "dropout": dropout,
     "gelu": elementwise(lambda: F.gelu),
     "silu": elementwise(lambda: F.silu),
+    "gelu_erf": elementwise(lambda: F.gelu_erf),
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "softmax": softmax,

@@ -6,19 +6,30 @@ from hypothesis import strategies as st
 import minipeft as mp
 from minipeft.engine.backend import np, xp
 
+# what single families do in another way, beside their shape
+VARIANTS = {
+    "gpt2": ({"mlp": "relu"}, {"mlp": "gelu-erf", "parallel": True}, {"mlp_bias": False}),
+    "llama": (
+        {"qkv_bias": True, "mlp_bias": False, "window": 3},
+        {"head_width": 6, "qk_norm": True, "nope": (0,)},
+        {"rotary": 0.5, "head_width": 4, "rope_scaling": (8.0, 1.0, 4.0, 6.0)},
+        dict(embedding_scale=2.0, attention_scale=0.3, residual_scale=0.5, logits_scale=3.0),
+    ),
+}
+
 
 @st.composite
 def configs(draw, shapes=("gpt2", "llama"), context=16):
     """A Config: odd widths where heads allow, one or two layers, grouped heads, tied or not.
 
-    A GPT-2 has biases, a Llama may have them.
+    A GPT-2 has biases, a Llama may have them. Either may have what only some families have.
     """
     shape = draw(st.sampled_from(shapes))
     kv_heads, groups = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     heads = kv_heads * groups
     head_width = draw(st.integers(1, 4)) * (2 if shape == "llama" else 1)
     make = getattr(mp.Config, shape)
-    return make(
+    config = make(
         vocab=draw(st.integers(5, 19)),
         context=context,
         width=heads * head_width,
@@ -30,6 +41,8 @@ def configs(draw, shapes=("gpt2", "llama"), context=16):
         tied=draw(st.booleans()),
         init_std=0.3,
     )
+    variant = draw(st.sampled_from(({}, *VARIANTS[shape])))
+    return config.with_(**variant)
 
 
 @st.composite

@@ -74,7 +74,6 @@ TAKE = {  # {argument: (a call with it, a value)}
     "fit accumulate": (lambda n: fitted(accumulate=n), 2),
     "generate max_new": (lambda n: written(max_new=n), 3),
     "generate top_k": (lambda n: written(top_k=n), 3),
-    "generate stop": (lambda n: written(stop=n), 3),
     "ledger batch": (lambda n: mp.ledger(CONFIG, LORA, seq=4, batch=n), 2),
     "ledger seq": (lambda n: mp.ledger(CONFIG, LORA, seq=n), 3),
     "ledger base_bits": (lambda n: mp.ledger(CONFIG, LORA, seq=3, base_bits=n), 4),
@@ -85,6 +84,7 @@ TAKE = {  # {argument: (a call with it, a value)}
     "combine rank": (combined, 2),
 }
 SEEDS = {
+    "generate stop": lambda n: written(stop=n),
     "attach rng": lambda n: bits_of_adapter(n),
     "Transformer rng": lambda n: bits(mp.Transformer(CONFIG, n)),
     "generate rng": lambda n: written(rng=n),
@@ -117,6 +117,8 @@ def test_a_seed_of_any_kind_is_taken(argument):
 
 NUMBERS = {
     "temperature": lambda x: written(temperature=x),
+    "top_p": lambda x: written(temperature=0.5, top_p=x),
+    "repetition_penalty": lambda x: written(repetition_penalty=x),
     "lr": lambda x: fitted(lr=x),
     "clip": lambda x: fitted(clip=x),
     "density": lambda x: (

@@ -20,7 +20,7 @@ def mixed_configs(draw):
     """A Config with any choice beside any other, not only GPT-2's and Llama's."""
     config = draw(configs())
     pick = {name: draw(st.sampled_from(options)) for name, options in CHOICES.items()}
-    if config.head_width % 2:
+    if config.rotary_width % 2:
         pick["position"] = "learned"
     pick |= dict(norm_eps=draw(st.sampled_from([1e-5, 0.1])), bias=draw(st.booleans()))
     return config.with_(rope_theta=draw(st.sampled_from([1e4, 7.0])), **pick)
@@ -78,6 +78,10 @@ BAD_FIELDS = [
     *((name, "0.1") for name in ("dropout", "norm_eps", "rope_theta", "init_std")),
     *((name, float("nan")) for name in ("dropout", "norm_eps", "rope_theta", "init_std")),
     *((name, -0.1) for name in ("dropout", "norm_eps", "rope_theta", "init_std")),
+    *((name, 0) for name in ("head_width", "window", "rotary", "attention_scale")),
+    *(("rotary", 1.5), ("qk_norm", 1), ("parallel", None), ("qkv_bias", "no")),
+    *(("nope", (3,)), ("nope", (-1,)), ("rope_scaling", (8.0, 4.0, 4.0, 6.0))),
+    *(("rope_scaling", (8.0, 1.0)), ("logits_scale", 0.0), ("logits_scale", None)),
     *(("dropout", 1.0), ("norm_eps", 1), ("rope_theta", 0.5), ("init_std", float("inf"))),
 ]
 
@@ -91,7 +95,7 @@ def test_a_config_refuses_what_no_model_can_have(name, value):
 
 
 def test_rope_needs_pairs():
-    with pytest.raises(ValueError, match="pairs, but width / heads = 3 is odd"):
+    with pytest.raises(ValueError, match="pairs, but rotary · head_width = 3;"):
         mp.Config.llama(**SMALL | dict(width=6))
     mp.Config.gpt2(**SMALL | dict(width=6))
 

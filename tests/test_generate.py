@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.tensor import Tensor
-from minipeft.model.generate import choose, generate
+from minipeft.model.generate import Sampling, choose, generate, stream
 from strategies import configs, model
 
 CONFIG = mp.Config.gpt2(vocab=9, context=16, width=4, layers=1, heads=2)
@@ -89,18 +89,56 @@ def test_two_seeds_write_differently():
     assert any(len(set(text)) > 1 for text in texts)
 
 
-@given(st.floats(0.3, 3.0), st.sampled_from([None, 2, 3, 6, 99]), st.integers(0, 99))
-def test_draws_follow_the_softmax(temperature, top_k, seed):
+@given(
+    st.floats(0.3, 3.0),
+    st.sampled_from([None, 2, 3, 6, 99]),
+    st.sampled_from([None, 1e-9, 0.5, 0.9, 1.0]),
+    st.integers(0, 99),
+)
+def test_draws_follow_the_softmax(temperature, top_k, top_p, seed):
     logits = np.array([0.3, -1.0, 1.2, 0.0, -0.5, 0.9])
     n = 4000
-    drawn = choose(np.tile(logits, (n, 1)), temperature, top_k, np.random.default_rng(seed))
+    options = Sampling(temperature, top_k, top_p, 1.0)
+    drawn = choose(np.tile(logits, (n, 1)), options, None, np.random.default_rng(seed))
     p = np.exp(logits / temperature)
     if top_k is not None:
         p[np.argsort(logits)[: -top_k or None][: max(0, 6 - top_k)]] = 0.0
     p /= p.sum()
+    if top_p is not None:  # a token is left out if those before it have enough
+        order = np.argsort(-p)
+        p[order[1:][np.cumsum(p[order])[:-1] >= top_p]] = 0.0
+        p /= p.sum()
     shares = np.bincount(drawn, minlength=6) / n
     assert (shares[p == 0] == 0).all()
     assert (abs(shares - p) <= 5 * np.sqrt(p * (1 - p) / n)).all()
+
+
+def test_a_penalty_makes_what_was_written_less_likely():
+    logits = np.array([[2.0, 1.5, -1.0, -1.5], [2.0, 1.5, -1.0, -1.5]])
+    greedy = Sampling(0.0, None, None, 2.0)
+    assert choose(logits, greedy, [[0, 0, 2], [1]], None).tolist() == [1, 0]
+    assert choose(-logits, greedy, [[3], [3, 3]], None).tolist() == [2, 2]
+    net = model(CONFIG, seed=3)
+    plain = generate(net, [[1, 2]], 12)[0]
+    varied = generate(net, [[1, 2]], 12, repetition_penalty=1e6)[0]
+    assert len(set(varied[:5])) == 5 > len(set(plain))
+
+
+def test_a_row_ends_after_any_of_several_tokens():
+    net = model(CONFIG, seed=3)
+    plain = generate(net, [[1], [2, 3]], 12, temperature=1.0, rng=0)
+    ended = generate(net, [[1], [2, 3]], 12, temperature=1.0, rng=0, stop=[4, 7])
+    for row, whole in zip(ended, plain, strict=True):
+        first = min([whole.index(t) for t in (4, 7) if t in whole], default=11)
+        assert row == whole[: first + 1]
+
+
+def test_tokens_arrive_one_by_one():
+    net = model(CONFIG, seed=3)
+    steps = list(stream(net, [[1], [2, 3]], 6))
+    assert [sorted(step) for step in steps] == [[0, 1]] * 6
+    rows = [[step[row] for step in steps] for row in (0, 1)]
+    assert rows == generate(net, [[1], [2, 3]], 6)
 
 
 def test_draws_are_of_the_logits_of_the_model():
@@ -169,10 +207,13 @@ BAD = [
     (dict(temperature=math.inf), "temperature ≥ 0"),
     (dict(temperature="hot"), "temperature ≥ 0"),
     (dict(temperature=1.0, top_k=0), "top_k ≥ 1"),
-    (dict(stop=9), r"stop is a token of the vocabulary \(0 … 8\), got 9"),
+    (dict(stop=9), r"stop is a token of the vocabulary \(0 … 8\), or several; got 9"),
     (dict(stop=-1), "stop is a token"),
-    (dict(stop=[2]), r"stop is a token .*, got \(2,\)"),
-    (dict(stop=True), "stop is a token .*, got True"),
+    (dict(stop=[2, 9]), "stop is a token .*; got 9"),
+    (dict(stop=True), "stop is a token .*; got True"),
+    (dict(top_p=0.0), "0 < top_p ≤ 1, got 0.0"),
+    (dict(top_p=1.5), "0 < top_p ≤ 1, got 1.5"),
+    (dict(repetition_penalty=0), "repetition_penalty > 0, got 0"),
     (dict(max_new=2.5), "got 0.0, None and 2.5"),
     (dict(prompts=[[9]]), "token id 9 is not in the vocabulary"),
     (dict(prompts=[[1], [2, -1]]), "token id -1 is not in the vocabulary"),

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 import minipeft as mp
 from methods import SPECS
-from minipeft.engine.backend import xp
+from minipeft.engine.backend import np, to_numpy, xp
 from strategies import model
 from test_checkpoint import SHAPES, attached, contents, logits
 
@@ -75,21 +75,39 @@ def test_what_hf_peft_does_not_have_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_gpt2s_queries_have_no_form_and_its_other_matrices_do(tmp_path):
+def test_gpt2s_queries_and_values_are_parts_of_one_matrix(tmp_path):
     net = model(SHAPES["gpt2"].with_(kv_heads=4), precision="float32")
-    mp.attach(net, mp.LoRA(r=2), "q and v")
-    with pytest.raises(ValueError, match="c_attn"):
-        mp.export_adapter(net, "q and v", tmp_path)
-    mp.attach(net, mp.LoRA(r=2, target_modules=("o_proj", "up_proj")), "rest")
-    found = load_file(mp.export_adapter(net, "rest", tmp_path) / "adapter_model.safetensors")
-    assert "base_model.model.transformer.h.0.attn.c_proj.lora_A.weight" in found
+    adapter = mp.attach(net, mp.LoRA(r=2, lora_alpha=6.0), "q and v")
+    for i, p in enumerate(adapter.parameters()):
+        p.data = p.data + 0.1 * (i + 1)
+    folder = mp.export_adapter(net, "q and v", tmp_path)
+    found = load_file(folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    whole = "base_model.model.transformer.h.0.attn.c_attn.lora_{}.weight"
+    a, b = (found[whole.format(letter)] for letter in "AB")
+    width = net.config.width
+    assert a.shape == (4, width) and b.shape == (3 * width, 4)
+    assert not b[width : 2 * width].any() and not b[:width, 2:].any()
+    assert config["r"] == 2 and config["alpha_pattern"].popitem()[1] == 12.0
+    assert set(config["rank_pattern"].values()) == {4}
+    for name, rows in (("q", np.s_[:width]), ("v", np.s_[2 * width :])):
+        delta = adapter.deltas[f"blocks.0.attn.{name}_proj"]
+        np.testing.assert_allclose(3.0 * b[rows] @ a, to_numpy(delta.change()), rtol=1e-5)
+
+
+def test_parts_that_are_scaled_differently_are_refused(tmp_path):
+    net = model(SHAPES["gpt2"].with_(kv_heads=4), precision="float32")
+    mp.attach(net, mp.LoRA(r=2, alpha_pattern={"q_proj": 4.0}), "a")
+    with pytest.raises(ValueError, match=r"c_attn.*scaled by different"):
+        mp.export_adapter(net, "a", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_hf_does_not_have_is_refused(tmp_path):
-    base = mp.load_base()
-    mp.attach(base, mp.LoRA())
-    with pytest.raises(ValueError, match=r"layer, rope, gelu.*Config.llama"):
-        mp.export_adapter(base, "default", tmp_path)
+    net = model(SHAPES["llama"].with_(position="learned"), precision="float32")
+    mp.attach(net, mp.LoRA(r=2))
+    with pytest.raises(ValueError, match=r"no model of this shape.*learned"):
+        mp.export_adapter(net, "default", tmp_path)
 
 
 def test_a_file_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):

@@ -61,6 +61,8 @@ WRONG = [  # (op, a piece of its code, what a wrong one would have there)
     ("dropout", "lambda g: g * keep * scale", "lambda g: g * keep"),
     ("gelu", "aa *= 6.0 * 0.044715 * c", "aa *= 0.044715 * c"),
     ("gelu", "aa *= 1.0 - h", "pass"),
+    ("gelu_erf", "density *= a", "pass"),
+    ("gelu_erf", "xp.add(below, density, out=slope[part])", "slope[part] = below"),
     ("silu", "slope[part] += s", "pass"),
     ("layer_norm", "h -= h.mean(axis=-1, keepdims=True)", "pass"),
     ("layer_norm", "h -= n * slope", "pass"),

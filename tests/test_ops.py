@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import twins
 from cases import CASES, cases, public
 from gradients import check, cotangent, gradients_of, subsets
+from minipeft.engine import backend, ops
 from minipeft.engine import functional as F
-from minipeft.engine import ops
 from minipeft.engine import tensor as autograd
-from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.backend import chunks, np, to_numpy, xp
 from minipeft.engine.tensor import Tensor
 
 NUMPY = {  # what the primitive ops compute
@@ -102,6 +102,35 @@ def test_python_numbers_change_no_precision(op, dtype):
         y = op(3, op(2.5, x)) if swap else op(op(x, 2.5), 3)
         (g,) = autograd.gradients(y.sum()).values()
         assert y.dtype == g.dtype == dtype
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.integers(0, 40))
+def test_chunks_are_all_rows_in_order(shape, width):
+    a = np.zeros(shape)
+    with pytest.MonkeyPatch.context() as patch:
+        for cache in (1, 5, 1 << 16):
+            patch.setattr(backend, "CHUNK_ELEMENTS", cache)
+            for w in (None, width):
+                rows = [i for part in chunks(a, w) for i in range(len(a))[part]]
+                assert rows == list(range(len(a)))
+
+
+@pytest.mark.parametrize("cache", [1, 7])
+@pytest.mark.parametrize("name", ["attention", "gelu", "gelu_erf", "silu"])
+def test_a_row_larger_than_the_cache_is_computed_all_the_same(name, cache, monkeypatch):
+    @given(cases(name))
+    def property(case):
+        f, arrays = case
+        c = cotangent(f, arrays, np.random.default_rng(0))
+        results = []
+        for elements in (cache, 1 << 16):
+            monkeypatch.setattr(backend, "CHUNK_ELEMENTS", elements)
+            y, found = gradients_of(f, arrays, set(range(len(arrays))), c)
+            results.append([y.data, *found])
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-12, atol=1e-13)
+
+    property()
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -245,11 +245,11 @@ def test_rope_sees_distances_only(half, shift, seed):
 
     def scores(start):
         turn = rotation(config, np.arange(start, start + 6), "float64")
-        queries, keys = (to_numpy(turn(xp.asarray(x)).data) for x in (q, k))
+        queries, keys = (to_numpy(turn(xp.asarray(x), 0).data) for x in (q, k))
         return queries @ keys.swapaxes(-1, -2)
 
     close(scores(shift), scores(0), atol=1e-9)
-    turned = to_numpy(rotation(config, np.arange(6), "float64")(xp.asarray(q)).data)
+    turned = to_numpy(rotation(config, np.arange(6), "float64")(xp.asarray(q), 0).data)
     close(np.linalg.norm(turned, axis=-1), np.linalg.norm(q, axis=-1))  # a rotation
     assert (turned[..., 0, :] == q[..., 0, :]).all()  # position 0 is not turned
     assert not np.allclose(turned[..., 1, :], q[..., 1, :])
@@ -286,5 +286,5 @@ def test_a_tied_head_shares_its_table(config):
 
 def test_a_rotation_is_none_without_rope():
     x = xp.ones((1, 2, 3, 2))
-    assert rotation(mp.Config.gpt2(**SMALL), np.arange(3), "float64")(x) is x
+    assert rotation(mp.Config.gpt2(**SMALL), np.arange(3), "float64")(x, 0) is x
     assert F.rope(x, xp.ones((3, 1)), xp.zeros((3, 1))).shape == x.shape

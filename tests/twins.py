@@ -46,6 +46,15 @@ def gelu(x):
     return mul(mul(x, 0.5), tanh(mul(x + mul(cube, 0.044715), math.sqrt(2 / math.pi))) + 1.0)
 
 
+def gelu_erf(x):
+    term = total = x  # x + x³/3 + x⁵/(3 · 5) + …
+    for n in range(3, 300, 2):
+        term = mul(mul(term, square(x)), 1 / n)
+        total = total + term
+    density = mul(exp(mul(square(x), -0.5)), math.sqrt(0.5 / math.pi))
+    return mul(x, mul(total, density) + 0.5)
+
+
 def silu(x):
     return mul(x, sigmoid(x))
 

@@ -71,13 +71,13 @@ def chunks(a, width=None):
     """Returns slices that cover the rows of an array, in order.
 
     width: how many elements the work on one row touches, by default those of the row.
-    Of a NumPy array, a slice has as many rows as stay in a core's cache. Of any other, on a GPU
-    or without values, one slice has all rows.
+    Of a NumPy array, a slice has as many rows as stay in a core's cache, at least one. Of any
+    other, on a GPU or without values, one slice has all rows.
     """
     rows = len(a)
     width = a.size // max(1, rows) if width is None else width
-    step = CHUNK_ELEMENTS // max(1, width) if isinstance(a, np.ndarray) else rows
-    return [slice(start, start + step) for start in range(0, rows, max(1, step))]
+    step = max(1, CHUNK_ELEMENTS // max(1, width) if isinstance(a, np.ndarray) else rows)
+    return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def array(values, dtype=None):

@@ -168,11 +168,11 @@ def read_json(path):
     return json_object(read_text(path), path)
 
 
-def read_text(path):
+def read_text(path, longest=LONGEST):
     """Returns the bytes of a JSON file; raises ValueError for one that is too long."""
     with opened(path, "JSON object in it") as file:
         size = os.fstat(file.fileno()).st_size
-        if size > LONGEST:
+        if size > longest:
             raise ValueError(f"{path} has {size:,} bytes; expected a JSON object, far shorter")
         return file.read(size)
 

@@ -1,4 +1,4 @@
-"""Import and export adapters of Hugging Face PEFT, for models of the shape of Llama or GPT-2.
+"""Import and export adapters of Hugging Face PEFT, for all families of models in `families`.
 
     from here to HF PEFT:  mp.export_adapter(model, "default", folder)
                            PeftModel.from_pretrained(hf_model, folder)
@@ -14,7 +14,7 @@ HF PEFT's files have no fingerprint of their base: that it is the right one cann
 """
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..engine.backend import np, to_numpy, xp
 from ..errors import unknown
@@ -25,26 +25,11 @@ from ..peft.methods import METHODS
 from ..peft.targets import Targeted, first_match
 from .arrays import read_arrays, write_arrays
 from .checkpoint import OURS, hf_name, method_from_config
+from .families import FAMILIES, family_of
 from .files import as_path, error_context, json_object, json_text, read_text, write_bytes
+from .hf_fused import check_splits, common_form, fused, part_of
 from .safetensors import Safetensors
 
-# {part of a path here: the part in HF's model} where they differ
-LLAMA = {
-    "wte": "model.embed_tokens",
-    "ln_f": "model.norm",
-    "blocks": "model.layers",
-    "ln_1": "input_layernorm",
-    "ln_2": "post_attention_layernorm",
-    "attn": "self_attn",
-}
-GPT2 = {name: f"transformer.{name}" for name in ("wte", "wpe", "ln_f")}
-GPT2 |= {
-    "blocks": "transformer.h",
-    "o_proj": "c_proj",
-    "up_proj": "c_fc",
-    "down_proj": "c_proj",
-}
-FUSED = ("q_proj", "k_proj", "v_proj")  # one matrix in HF's GPT-2, c_attn
 EXCHANGED = {method.peft_type: method for method in METHODS.values() if method.hf_config}
 # options in HF PEFT's configurations that do not change what the arrays in the file compute
 WITHOUT_EFFECT = (
@@ -70,9 +55,9 @@ def export_adapter(model, name, folder):
     Returns the folder's Path. Raises ValueError if there is no adapter of that name, if HF PEFT
     does not have its method, or if HF has no model of this shape.
     """
-    adapter, hf_path, folder = find(model, name), hf_paths(model), as_path(folder)
-    config = json_text(hf_config(adapter, hf_path, model.config))
-    arrays = hf_arrays(model, adapter, hf_path)
+    adapter, modules, folder = find(model, name), HFModules(model), as_path(folder)
+    arrays = hf_arrays(model, adapter, modules)
+    config = json_text(hf_config(adapter, modules, arrays))
     seal = {SEAL: hashlib.sha256(config).hexdigest()}
     write_arrays(folder / "adapter_model.safetensors", arrays, seal)
     write_bytes(folder / "adapter_config.json", config)
@@ -86,34 +71,35 @@ def import_adapter(model, folder, name=None):
     Its name is that of the folder unless given. Raises ValueError, and leaves the model as it
     was, if the files do not fit the model, or need what this package does not have.
     """
-    folder, hf_path = as_path(folder), hf_paths(model)
+    folder, modules = as_path(folder), HFModules(model)
     name = folder.resolve().name if name is None else name
     check_name(model, name)
     path = folder / "adapter_model.safetensors"
     with Safetensors(path) as file:
         values, entries = sealed_config(file, folder / "adapter_config.json"), file.entries
         with error_context(path):
-            method = method_from_hf(values, entries, hf_path)
-            if method.count(model.config) > file.count:
+            method = method_from_hf(values, entries, modules)
+            if method.count(model.config) > most_parameters(file, modules):
                 raise ValueError(
                     f"it holds fewer parameters than {method} trains on this model"
                 )
             adapter = prepare(model, method, name)
-            arrays = hf_arrays(model, adapter, hf_path, tables=entries)
+            arrays = hf_arrays(model, adapter, modules, tables=entries, common=True)
             like = {
                 key: np.empty(a.shape, entries.get(key, ("float32",))[0])
                 for key, a in arrays.items()
             }
         loaded = read_arrays(file, like)
-    trained = hf_names(adapter, hf_path)
-    for key in arrays.keys() - trained.values():
+    trained = {key: modules.name(adapter, key) for key in adapter.saved()}
+    for key in arrays.keys() - {*trained.values()}:
         if not np.array_equal(loaded[key], to_numpy(arrays[key])):
             raise ValueError(
                 f"{path}: {key} is frozen, and not equal to that of this model; "
                 "load it on its own base"
             )
     for key, p in adapter.named_parameters():
-        array = loaded[trained[key]] / method.hf_factor(key.split(".")[-1])
+        array = modules.own_part(key, loaded[trained[key]])
+        array = array / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
     install(model, adapter)
     use(model, name)
@@ -133,94 +119,142 @@ def sealed_config(file, path):
     return json_object(text, path)
 
 
-class HFPaths(dict):
-    """{path of a module: its path in HF's model}; ValueError for one that HF does not have."""
-
-    def __missing__(self, path):
-        raise ValueError(
-            f"{path} is a part of a larger matrix in HF's GPT-2, c_attn, and cannot be adapted "
-            "alone there; on this shape target o_proj, up_proj and down_proj"
-        )
-
-
-def hf_paths(model):
-    """Returns the HFPaths of a model; on GPT-2 without q_proj, k_proj and v_proj.
+class HFModules:
+    """What HF's model calls the modules of a model; several here may be one there.
 
     Raises ValueError if HF has no model of this shape.
     """
-    c = model.config
-    kind = c.norm, c.position, c.mlp
-    if kind == ("rms", "rope", "swiglu"):
-        parts, fused = LLAMA, ()
-    elif kind == ("layer", "learned", "gelu") and c.bias and c.kv_heads == c.heads:
-        parts, fused = GPT2, FUSED
-    else:
-        raise ValueError(
-            f"HF has no model of this shape ({', '.join(kind)}); only models of Config.llama "
-            "and Config.gpt2 can be exchanged"
-        )
-    paths = [path.split(".") for path, _ in model.named_modules() if not path.endswith(fused)]
-    return HFPaths({".".join(p): ".".join(parts.get(n, n) for n in p) for p in paths})
 
+    def __init__(self, model):
+        self.config = model.config
+        told = vars(model).get("pretrained", {}).get("config", {})
+        self.family = FAMILIES[told.get("model_type") or family_of(model.config)]
+        self.there = {path: self.family.module(path) for path, _ in model.named_modules()}
+        self.here = self.family.modules(model.config.target_shapes)
 
-def hf_names(adapter, hf_path):
-    """Returns {path of an array that an adapter saves: its name in HF PEFT's file}."""
-    names = {}
-    for key in adapter.saved():
+    def parts(self, path):
+        """Returns the paths here of all modules that are one there, with a module's own."""
+        found = self.here.get(self.there[path], [path])
+        return found if path in found else [path]
+
+    def own_part(self, key, array):
+        """Returns the part of an array there that belongs to a parameter of an adapter here."""
+        module, _, name = key.rpartition(".")
+        paths = self.parts(module)
+        if len(paths) == 1:
+            return array
+        how = self.sizes(paths), self.family, self.config.heads
+        return part_of(array, name, paths.index(module), *how)
+
+    def sizes(self, paths):
+        """Returns how many rows the weights of modules have."""
+        return [self.config.target_shapes[path][0] for path in paths]
+
+    def name(self, adapter, key):
+        """Returns the name in HF PEFT's file of an array that an adapter saves."""
         module, _, name = key.rpartition(".")
         name = f"ln_tuning_layers.{name}" if key in adapter.copies else name
-        names[key] = hf_name(f"{hf_path[module]}.{name}", adapter.method.export_form())
-    return names
+        return hf_name(f"{self.there[module]}.{name}", adapter.method.export_form())
 
 
-def hf_arrays(model, adapter, hf_path, tables=()):
+def hf_arrays(model, adapter, modules, tables=(), common=False):
     """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
-    The token tables are among them if their names are among `tables`.
+    The token tables are among them if their names are among `tables`. common: of a matrix that
+    is one there, the parts have a change in common, as what comes from there has.
     """
-    names, method = hf_names(adapter, hf_path), adapter.method
-    arrays = {
-        names[key]: array * method.hf_factor(key.split(".")[-1])
-        for key, array in adapter.saved().items()
-    }
+    method, of_modules = adapter.method, {}
+    for key, array in adapter.saved().items():
+        module, _, name = key.rpartition(".")
+        of_modules.setdefault(module, {})[name] = array * method.hf_factor(name)
+    arrays = {}
+    for module, named in of_modules.items():
+        paths = modules.parts(module)
+        changed = [of_modules.get(path) for path in paths]
+        if len(paths) > 1:
+            if module != next(p for p in paths if p in of_modules):
+                continue  # it was written with the first of its parts
+            how = method, modules.there[module], changed, modules.sizes(paths)
+            named = whole(*how, modules, common)
+        arrays |= {modules.name(adapter, f"{module}.{n}"): array for n, array in named.items()}
     arrays |= method.hf_frozen(adapter)
     base = dict(base_parameters(model))
     for path in ("wte", "lm_head"):
-        name = f"base_model.model.{hf_path[path]}.base_layer.weight"
+        name = f"base_model.model.{modules.there[path]}.base_layer.weight"
         if name in tables:
             arrays[name] = base.get(f"{path}.weight", base["wte.weight"]).data
     return arrays
 
 
-def hf_config(adapter, hf_path, config):
-    """Returns the configuration of an adapter as HF PEFT writes it.
+def whole(method, there, changed, sizes, modules, common):
+    """Returns the arrays of a matrix that is one there, given those of its parts here."""
+    family, heads = modules.family, modules.config.heads
+    if not common:
+        return fused(method, there, changed, sizes, family, heads)
+    check_splits(method, there)
+    return common_form(changed, family, heads)
+
+
+def hf_config(adapter, modules, arrays):
+    """Returns the configuration of an adapter as HF PEFT writes it, given its arrays there.
 
     Raises ValueError if HF PEFT does not have the method, or not on this model.
     """
-    method, on_gpt2 = adapter.method.export_form(), hf_path["ln_f"] == "transformer.ln_f"
+    method, transposed = adapter.method.export_form(), modules.family.transposed
     if not method.hf_config:
         raise ValueError(f"HF PEFT has no {method}; save_adapter can save it")
-    if on_gpt2 and not method.hf_on_gpt2:
+    if transposed and not method.hf_on_gpt2:
         kind = type(method).__name__
         raise ValueError(f"HF PEFT has no {kind} for GPT-2; save_adapter can save it")
-    values = asdict(method)
+    values, there = asdict(method), modules.there
     if isinstance(method, Targeted):
         paths = list(adapter.deltas)
-        values |= {"target_modules": paths, "fan_in_fan_out": on_gpt2}
-        methods = {path: method.for_module(path, config.target_shapes[path]) for path in paths}
-        values |= patterns(method, methods)
+        values |= {"target_modules": paths, "fan_in_fan_out": transposed}
+        shapes = modules.config.target_shapes
+        methods = {path: method.for_module(path, shapes[path]) for path in paths}
+        values |= patterns(method, with_sums(methods, modules, arrays))
     if method.hf_flag:
         values[method.hf_flag] = True
     values = method.to_hf(values, adapter)
     for option in ("target_modules", "feedforward_modules"):
         if option in values:
-            values[option] = [hf_path[path] for path in values[option]]
+            values[option] = list(dict.fromkeys(there[path] for path in values[option]))
     for option in ("rank_pattern", "alpha_pattern"):
         if option in values:
-            values[option] = {hf_path[path]: value for path, value in values[option].items()}
+            values[option] = {there[path]: value for path, value in values[option].items()}
     values = {option: v for option, v in values.items() if option not in method.hf_lacks}
     extra = {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}
     return values | extra | {"peft_type": method.peft_type}
+
+
+def with_sums(methods, modules, arrays):
+    """Returns {path: method}, with the rank of the whole where HF has one matrix of several.
+
+    Its α is such that the whole is scaled as each part is.
+    """
+    found = dict(methods)
+    for path, method in methods.items():
+        name = f"base_model.model.{modules.there[path]}.lora_A.weight"
+        if name in arrays and hasattr(method, "scaling") and len(modules.parts(path)) > 1:
+            rank = len(arrays[name])
+            alike = {methods[p].scaling for p in modules.parts(path) if p in methods}
+            if len(alike) > 1:
+                raise ValueError(
+                    f"the parts of {modules.there[path]}, which is one matrix in HF's model, "
+                    "are scaled by different α / r; give them the same"
+                )
+            unit = replace(method, r=rank, lora_alpha=1.0).scaling
+            found[path] = replace(method, r=rank, lora_alpha=method.scaling / unit)
+    return found
+
+
+def most_parameters(file, modules):
+    """Returns how many parameters an adapter in a file can have here.
+
+    An array of a matrix that is one there is copied to each of its parts here.
+    """
+    most = max(map(len, modules.here.values()))
+    return file.count * most
 
 
 def patterns(method, methods):
@@ -238,7 +272,7 @@ def patterns(method, methods):
     return values
 
 
-def method_from_hf(values, entries, hf_path):
+def method_from_hf(values, entries, modules):
     """Returns the Method of HF PEFT's configuration and {name of an array: (type, shape)}.
 
     Raises ValueError for an option that changes the result and that this package does not have.
@@ -251,24 +285,24 @@ def method_from_hf(values, entries, hf_path):
     if init not in BASE_UNCHANGED:
         raise ValueError(f"it is for a base that init_lora_weights={init!r} has changed")
     options = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_unused(v)}
-    targets = targets_in(entries, hf_path)
+    targets = targets_in(entries, modules)
     if targets:
         options["target_modules"] = tuple(targets)
     options = EXCHANGED[peft_type].from_hf(options, targets)
     for pattern in {"rank_pattern", "alpha_pattern"} & options.keys():
-        keys = {path: first_match(options[pattern], hf_path[path]) for path in targets}
+        keys = {path: first_match(options[pattern], modules.there[path]) for path in targets}
         options[pattern] = {
             p: options[pattern][key] for p, key in keys.items() if key is not None
         }
     return method_from_config(options)[0].export_form()
 
 
-def targets_in(entries, hf_path):
+def targets_in(entries, modules):
     """Returns {path here of a module that a file has arrays for: shape of the first of them}.
 
     Raises ValueError for arrays of a module that this model does not have.
     """
-    path_of, targets = {module: path for path, module in hf_path.items()}, {}
+    targets = {}
     prefixes = {f".{method.hf_prefix}" for method in EXCHANGED.values() if method.hf_prefix}
     for name, (_, shape) in entries.items():
         path = name.removeprefix("base_model.model.")
@@ -276,9 +310,10 @@ def targets_in(entries, hf_path):
         if path == name or end < 0:
             continue
         module = path[:end]
-        if module not in path_of:
+        if module not in modules.here:
             raise ValueError(f"it changes {module}, which this model does not have")
-        targets.setdefault(path_of[module], shape)
+        for part in modules.here[module]:
+            targets.setdefault(part, shape)
     return targets
 
 

@@ -6,7 +6,7 @@ settings. Each is described by JSON values, and an error names the first that di
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from ..engine.backend import np, to_numpy
 from ..peft.base import adapters, base_parameters, in_use
@@ -32,9 +32,13 @@ def digest(named_arrays):
 
 
 def config_identity(config):
-    """Returns the fields of a Config that change a logit, as JSON values."""
-    fields = json.loads(json.dumps(asdict(config)))
-    return {key: value for key, value in fields.items() if key not in WITHOUT_EFFECT}
+    """Returns the fields of a Config that change a logit and are not the default, as JSON.
+
+    So what was written before a field existed is still the same.
+    """
+    values = json.loads(json.dumps(asdict(config)))
+    changed = [f.name for f in fields(config) if getattr(config, f.name) != f.default]
+    return {name: values[name] for name in changed if name not in WITHOUT_EFFECT}
 
 
 def base_identity(model):

@@ -3,6 +3,7 @@
 minipeft compare                     four tasks, five methods, two seeds: a table and a picture
 minipeft compare --tasks cipher --methods lora-family,adapter --seeds 3 --steps 300,1200
 minipeft compare --full              all methods, three seeds, two budgets of steps
+minipeft compare --model smollm2 --data support.jsonl --heldout questions.jsonl
 
 Each method has its own learning rate, which was chosen on validation words from one grid
 (--tune). If a comparison is interrupted, the same command goes on where it stopped.
@@ -20,12 +21,15 @@ from ..io.checkpoint import load_base
 from ..io.files import check_writable, locked, read_json, write_json
 from ..io.identity import base_identity
 from ..peft.methods import METHODS as ALL
+from ..text.conversations import read_conversations
 from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison
 from .comparison_table import COMPARED, table
 from .executor import Processes, cores, dask, forget, run_all
 from .experiment import Experiment, measure, tune
+from .model_comparison import ModelExperiment, default_rate, identity, measure_model
 from .plots import save
+from .tune import BITS
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
 FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
@@ -39,26 +43,61 @@ def compare(experiments, out="figures", executor=None, name="compare"):
     executor: any concurrent.futures Executor (default: one process beside this one).
     """
     about = provenance()
+    return write_comparison(measure, experiments, about, out, executor, name)
+
+
+def write_comparison(work, experiments, about, out, executor=None, name="compare"):
+    """Measures experiments by `work`, writes the table's numbers and the picture; see above."""
     results, picture, partial = (
         Path(out) / f"{name}.{end}" for end in ("json", "png", "partial.json")
     )
     check_writable(results, picture)
     executor = executor or Processes(1)
     with locked(partial):
-        rows = run_all(measure, experiments, executor, partial, about, "compare")
+        rows = run_all(work, experiments, executor, partial, about, "compare")
         write_json(results, about | {"rows": rows})
         save(comparison(rows), picture)
-        forget(partial, experiments, measure, about)
+        forget(partial, experiments, work, about)
     return rows
+
+
+def compare_models(options, methods, budgets, seeds):
+    """Runs `minipeft compare --model`: the methods on a pretrained language model."""
+    if options.data is None:
+        raise ValueError("--model needs --data, a file of conversations, one a line")
+    if options.tasks or options.tune or options.dask:
+        raise ValueError("--tasks, --tune and --dask are of the comparison on words")
+    paths = [options.model, options.data, *([options.heldout] if options.heldout else [])]
+    experiments = [
+        ModelExperiment(
+            options.model, options.data, options.heldout, method, steps,
+            options.lr or default_rate(method), seed, options.batch, options.quantize,
+            options.system,
+        )
+        for steps, method, seed in itertools.product(budgets, methods, seeds)
+    ]  # fmt: skip
+    for path in paths[1:]:
+        read_conversations(path)  # complain before a model is read
+    about = {"files": {path: identity(path) for path in paths}, "versions": versions()}
+    jobs, name = options.jobs or 1, "compare_model"
+    executor = Processes(jobs, threads=max(1, cores() // jobs))
+    print(
+        table(write_comparison(measure_model, experiments, about, options.out, executor, name))
+    )
+    print(f"wrote {Path(options.out, name)}.json and {Path(options.out, name)}.png")
 
 
 def provenance():
     """Returns what the results depend on besides the experiments, as a JSON object."""
-    versions = {name: version(name) for name in ("minipeft", "numpy")}
-    python = ".".join(map(str, sys.version_info[:3]))
     base = base_identity(load_base())
     about = {"backbone": base["fingerprint"], "config": base["config"]}
-    return about | {"versions": versions | {"python": python}}
+    return about | {"versions": versions()}
+
+
+def versions():
+    """Returns the versions of this package, NumPy and Python."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {name: version(name) for name in ("minipeft", "numpy")} | {"python": python}
 
 
 def choose_rates(tasks, methods, steps, out, executor=None, **options):
@@ -134,11 +173,22 @@ def arguments(parser):
     parser.add_argument(
         "--out", default="figures", help="folder to write to (default: figures)"
     )
+    model = parser.add_argument_group("on a pretrained language model")
+    model.add_argument("--model", help="a folder, a GGUF file, or smollm2")
+    text = "conversations, one a line: the task instead of --tasks"
+    model.add_argument("--data", metavar="FILE", help=text)
+    text = "conversations to score on (default: a tenth of --data)"
+    model.add_argument("--heldout", metavar="FILE", help=text)
+    model.add_argument("--batch", type=whole, default=8, help="conversations a step: 8")
+    model.add_argument("--quantize", choices=BITS, help="hold the base in few bits")
+    model.add_argument("--system", help="a system message before each conversation")
 
 
 def main(options):
     """Runs `minipeft compare`."""
     tasks, methods, budgets, seeds = selection(options)
+    if options.model:
+        return compare_models(options, methods, budgets, seeds)
     plan = list(itertools.product(tasks, budgets, methods, seeds))
     given = 1.0 if options.lr is None else options.lr
     for task, steps, method, seed in plan:  # complain before anything is computed
@@ -176,11 +226,13 @@ def selection(options):
             raise ValueError(unknown("method", name, [*COMPARED, *FAMILIES]))
         members = [m for m, method in ALL.items() if method.family == FAMILIES.get(name)]
         methods += members or [name]
-    budgets = listed(options.steps, ["30"] if fast else ["300", "1200"] if full else ["300"])
+    usual = ["100"] if options.model else ["300", "1200"] if full else ["300"]
+    budgets = listed(options.steps, ["30"] if fast else usual)
     for steps in budgets:
         if not steps.isdecimal():
             raise ValueError(f"--steps takes whole numbers such as 300,1200, got {steps!r}")
-    first, count = options.seed, options.seeds or (1 if fast else 3 if full else 2)
+    usual = 1 if fast or options.model else 3 if full else 2
+    first, count = options.seed, options.seeds or usual
     return (
         tasks,
         list(dict.fromkeys(methods)),

@@ -20,10 +20,10 @@ from .comparison_table import (
     seed_count,
     span,
     spread,
+    wording,
 )
 from .plots import LARGE, SMALL, place_labels, style, tidy, tint
 
-EXACT = "exact match on unseen words"
 FROM_FEWER = dict(lw=0.8, ls=(0, (2, 2)), zorder=1)  # the line from fewer steps to more
 
 
@@ -46,7 +46,7 @@ def by_parameters(rows):
             continue
         points(axes, [row for row in rows if row["task"] == task])
     figure.supxlabel(f"trainable parameters (log scale)\n{legend(rows)}", fontsize=SMALL)
-    figure.supylabel(EXACT, fontsize=LARGE)
+    figure.supylabel(wording(rows)["picture"], fontsize=LARGE)
     figure.suptitle(title(rows, 52 * columns), fontsize=LARGE)
     figure.canvas.draw()
     for axes in figure.axes:
@@ -127,7 +127,7 @@ def lengths(axes, rows, place):
             axes.plot([last.get(method, x), x], [y, y], color=look["color"], **FROM_FEWER)
             last[method] = x
     axes.axvline(mean(rows, "exact_before"), color="grey", lw=0.8, ls=":", zorder=0)
-    axes.set(xlim=(-0.05, 1.05), xlabel=EXACT, title=rows[0]["task"])
+    axes.set(xlim=(-0.05, 1.05), xlabel=wording(rows)["picture"], title=rows[0]["task"])
     axes.set_xticks([0, 0.5, 1])
 
 

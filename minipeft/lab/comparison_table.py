@@ -56,11 +56,26 @@ def is_coin_toss(rows):
 
 
 FEW = 8  # methods that need no headings
-HEAD = (
-    f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{'exact match':>19}{'loss':>8}"
-    f"{'old tasks':>11}{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}"
-    "  merges (max logit change)"
-)
+# what is counted, on words and on a language model
+WORDS = {"unit": "words", "right": "exact match", "token": "a letter", "old": "old tasks",
+         "picture": "exact match on unseen words"}  # fmt: skip
+MODEL = {"unit": "conversations", "right": "right answers", "token": "a token",
+         "old": "other text", "picture": "right answers to unseen questions"}  # fmt: skip
+
+
+def wording(rows):
+    """Returns what the columns of some rows are called."""
+    return MODEL if rows[0].get("kind") == "model" else WORDS
+
+
+def head(rows):
+    """Returns the heading of the columns."""
+    says = wording(rows)
+    return (
+        f"{'method':<16}{'trainable':>10}{'% base':>8}{'lr':>8}{says['right']:>19}{'loss':>8}"
+        f"{says['old']:>11}{'detached':>10}{'ms/step':>9}{'tape MB':>9}{'file kB':>9}"
+        "  merges (max logit change)"
+    )
 
 
 def table(rows):
@@ -70,7 +85,7 @@ def table(rows):
     """
     lines = []
     for (task, steps), methods in groups(rows).items():
-        lines += [heading(task, steps, methods), HEAD]
+        lines += [heading(task, steps, methods), head(rows)]
         for family, members in families(methods).items():
             headed = len(methods) > FEW and len(members) > 1
             lines += [f"{family}-family"] if headed else []
@@ -83,10 +98,12 @@ def table(rows):
 def heading(task, steps, methods):
     """Returns what was measured, and how good the backbone was before."""
     first = next(iter(methods.values()))[0]
+    says = wording([first])
     return (
-        f"{task}: {steps} steps of {first['batch_size']} words, {seed_count(methods)}; "
-        f"before: exact match {first['exact_before']:.3f}, "
-        f"loss {first['loss_before']:.2f} nats a letter, old tasks {first['old_before']:.3f}"
+        f"{task}: {steps} steps of {first['batch_size']} {says['unit']}, "
+        f"{seed_count(methods)}; before: {says['right']} {first['exact_before']:.3f}, "
+        f"loss {first['loss_before']:.2f} nats {says['token']}, "
+        f"{says['old']} {first['old_before']:.3f}"
     )
 
 

@@ -102,10 +102,11 @@ def key(experiment):
 
 
 class Processes(ProcessPoolExecutor):
-    """An Executor of `jobs` processes on this machine, each with one BLAS thread."""
+    """An Executor of `jobs` processes on this machine, each with so many BLAS threads."""
 
-    def __init__(self, jobs):
-        super().__init__(jobs, get_context("spawn"), initializer=begin_process)
+    def __init__(self, jobs, threads=1):
+        spawn = get_context("spawn")
+        super().__init__(jobs, spawn, initializer=begin_process, initargs=(threads,))
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """Shuts down as any Executor does; to cancel also ends the experiments under way."""
@@ -115,9 +116,9 @@ class Processes(ProcessPoolExecutor):
             process.terminate()
 
 
-def begin_process():
-    """Limits this process to one BLAS thread, and leaves Ctrl-C and its end to its parent."""
-    threadpool_limits(1)
+def begin_process(threads):
+    """Limits the BLAS threads of this process, and leaves Ctrl-C and its end to its parent."""
+    threadpool_limits(threads)
     tqdm.set_lock(RLock())  # its default lock is shared by processes, and would be left behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

@@ -7,6 +7,7 @@ KEEPS = {  # what the tape holds for an op, and why
     "embedding": "the token ids",
     "dropout": "the mask, one byte a value",
     "gelu": "the slope at each input",
+    "gelu_erf": "the slope at each input",
     "silu": "the slope at each input",
     "layer_norm": "the normed input, and 1 / √(var + eps) of each row",
     "rms_norm": "the normed input, and 1 / √(mean(x²) + eps) of each row",

@@ -26,6 +26,10 @@ class ShapeRNG(np.random.Generator):
     def __init__(self):
         super().__init__(np.random.PCG64(0))
 
+    def normal(self, mean, std, size):
+        """Normal values."""
+        return ShapeArray(size, "float64")
+
     def standard_normal(self, size):
         """Normal values."""
         return ShapeArray(size, "float64")

@@ -54,23 +54,28 @@ class KVCache:
         self.buffers[name] = buffer, end
         return Tensor(buffer[:, :, :end])
 
-    def extend(self, B, T, attention_mask, dtype):
+    def extend(self, B, T, attention_mask, dtype, window=None):
         """Count T more slots as filled. Returns (positions, mask) for the tokens in them.
 
         The position of a token, (T,) or (B, T), is the number of slots before it that are not
         padding. The mask, (T, S) or (B, T, S), is added to the scores of attention: 0 where a
-        query may attend to a key, MASKED where it may not.
+        query may attend to a key, MASKED where it may not. With a window, a query attends to so
+        many slots at most, its own and those before it that are not padding.
         """
         self.length += T
         new, old = attention_mask, self.attention_mask
         if new is None and old is None:
-            return np.arange(self.length - T, self.length), causal(T, self.length, dtype)
+            positions = np.arange(self.length - T, self.length)
+            return positions, causal(T, self.length, dtype, window)
         old = np.ones((B, self.length - T), bool) if old is None else old
         new = np.ones((B, T), bool) if new is None else new
         self.attention_mask = is_token = np.concatenate([old, new], axis=1)
-        positions = np.maximum(is_token.cumsum(axis=1)[:, -T:] - 1, 0)
-        padding = np.where(is_token[:, None, :], 0.0, MASKED).astype(dtype)
-        return positions, causal(T, self.length, dtype) + xp.asarray(padding)
+        place = is_token.cumsum(axis=1) - 1  # of each slot among those that are not padding
+        hidden = ~is_token[:, None, :]
+        if window is not None:
+            hidden = hidden | (place[:, -T:, None] - place[:, None, :] >= window)
+        mask = causal(T, self.length, dtype) + array(np.where(hidden, MASKED, 0.0), dtype)
+        return np.maximum(place[:, -T:], 0), mask
 
     def with_prefix(self, keys, values):
         """Returns a new cache: P slots that are given, then the slots of this one.
@@ -89,6 +94,11 @@ class KVCache:
         return new
 
 
-def causal(T, S, dtype):
-    """Returns the causal mask (T, S): 0 where query i may attend to key j, j ≤ i + S − T."""
-    return xp.triu(array(np.broadcast_to(MASKED, (T, S)), dtype), k=S - T + 1)
+def causal(T, S, dtype, window=None):
+    """Returns the causal mask (T, S): 0 where query i may attend to key j, MASKED elsewhere.
+
+    It may if j ≤ i + S − T, and with a window only if also j > i + S − T − window.
+    """
+    masked = array(np.broadcast_to(MASKED, (T, S)), dtype)
+    mask = xp.triu(masked, k=S - T + 1)
+    return mask if window is None else mask + xp.tril(masked, k=S - T - window)

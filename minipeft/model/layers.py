@@ -151,7 +151,7 @@ class Linear(Site):
 
     def __init__(self, n_in, n_out, rng, bias=True, std=0.02):
         super().__init__()
-        self.weight = Parameter(rng.standard_normal((n_out, n_in)) * std)
+        self.weight = Parameter(rng.normal(0.0, std, (n_out, n_in)))
         self.bias = Parameter(np.zeros(n_out)) if bias else None
 
     def forward(self, x):
@@ -163,7 +163,7 @@ class Embedding(Site):
 
     def __init__(self, n, width, rng, std=0.02):
         super().__init__()
-        self.weight = Parameter(rng.standard_normal((n, width)) * std)
+        self.weight = Parameter(rng.normal(0.0, std, (n, width)))
 
     def forward(self, ids):
         return F.embedding(self.weight, ids)

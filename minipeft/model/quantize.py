@@ -27,7 +27,7 @@ import math
 from dataclasses import dataclass, field
 from statistics import NormalDist, fmean
 
-from ..engine.backend import dtype, np, xp
+from ..engine.backend import chunks, dtype, np, xp
 from ..errors import to_python, unknown
 from .layers import Linear, Parameter
 from .transaction import all_or_nothing
@@ -162,7 +162,8 @@ class QuantizedParameter(Parameter):
         return QuantizedParameter(values, **self.quantization)
 
     def __getstate__(self):
-        return {name: getattr(self, name) for name in self.__slots__}
+        slots = [*QuantizedParameter.__slots__, *type(self).__slots__]
+        return {name: getattr(self, name) for name in dict.fromkeys(slots)}
 
     def __setstate__(self, state):
         for name, value in state.items():
@@ -174,6 +175,79 @@ class QuantizedParameter(Parameter):
 
     def __repr__(self):
         return f"QuantizedParameter({self.shape}, {self.kind!r}, {self.nbytes:,} bytes)"
+
+
+class CodedParameter(QuantizedParameter):
+    """A frozen parameter in the 4-bit codes of a GGUF file, in blocks of 32 weights.
+
+        w = scale · code + minimum        or without minima: w = scale · (code − 8)
+
+    The codes are those that the file has, so nothing is rounded; a merge, which would have to
+    round, is refused.
+    """
+
+    __slots__ = ("minima",)
+
+    def __init__(self, codes, scales, minima, shape):
+        self.node, self.kind, self.block, self.double, self.mean = (
+            None,
+            "coded",
+            32,
+            False,
+            None,
+        )
+        self.codes, self.scales, self.minima = codes, scales, minima  # uint8, (N, 1), or None
+        self.shape, self.dtype = tuple(shape), np.dtype("float32")
+
+    @classmethod
+    def from_halves(cls, codes, scales, minima, shape):
+        """Returns one of bytes (N, 16) that hold the first 16 weights of a block, and the last.
+
+        Here a byte holds neighbours, so that one look-up gives two weights in a row.
+        """
+        first = np.concatenate([codes & 15, codes >> 4], axis=1)  # (N, 32)
+        pairs = first[:, ::2] << 4 | first[:, 1::2]
+        minima = None if minima is None else xp.asarray(minima)
+        return cls(xp.asarray(pairs.reshape(-1)), xp.asarray(scales), minima, shape)
+
+    @property
+    def data(self):
+        """The dequantised array, computed anew at each access, a chunk at a time."""
+        weights = xp.empty((len(self.scales), self.block), self.dtype)
+        codes = self.codes.reshape(len(weights), -1)
+        pairs = pairs_of_codes(8 if self.minima is None else 0)
+        for part in chunks(weights):
+            values = xp.take(pairs, codes[part]).view(self.dtype)
+            xp.multiply(values, self.scales[part], out=weights[part])
+            if self.minima is not None:
+                weights[part] += self.minima[part]
+        return weights.reshape(self.shape)
+
+    @data.setter
+    def data(self, values):
+        raise ValueError("a quantised weight is read-only; dequantize(model) first")
+
+    @property
+    def arrays(self):
+        minima = {} if self.minima is None else {".minima": self.minima}
+        return {".codes": self.codes, ".scales": self.scales} | minima
+
+    def requantized(self, values):
+        raise ValueError(
+            "the base holds the codes of a GGUF file, and merging would round them anew; "
+            "dequantize(model) first"
+        )
+
+
+@functools.cache
+def pairs_of_codes(zero):
+    """Returns what each of the 256 bytes stands for: two 4-bit codes less `zero`.
+
+    A pair is one complex number, as in `levels_of_bytes`.
+    """
+    byte = np.arange(256)
+    pairs = np.stack([byte >> 4, byte & 15], axis=1).astype("float32") - np.float32(zero)
+    return xp.asarray(pairs.view("complex64")[:, 0])
 
 
 def nearest(x, kind):

@@ -1,4 +1,4 @@
-"""A decoder-only transformer, of GPT-2's shape or Llama's as its Config says.
+"""A decoder-only transformer, of the shape that its Config says: GPT-2's, Llama's, and others.
 
     x = token embeddings (+ position embeddings)
     for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
@@ -16,6 +16,7 @@ width, V vocabulary.
 
 from ..engine import functional as F
 from ..engine.backend import array, np, xp
+from ..engine.ops import concat, relu
 from ..errors import to_python
 from .kv_cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
@@ -68,22 +69,39 @@ class Attention(Site):
 
     def __init__(self, config, rng):
         super().__init__()
-        D, kv, std = config.width, config.kv_heads * config.head_width, config.init_std
+        D, K, std = config.width, config.head_width, config.init_std
+        q, kv = config.heads * K, config.kv_heads * K
         self.heads, self.kv_heads = config.heads, config.kv_heads
-        self.q_proj = Linear(D, D, rng, config.bias, std)
-        self.k_proj = Linear(D, kv, rng, config.bias, std)
-        self.v_proj = Linear(D, kv, rng, config.bias, std)
+        bias = config.has_bias("q_proj")
+        self.q_proj = Linear(D, q, rng, bias, std)
+        self.k_proj = Linear(D, kv, rng, bias, std)
+        self.v_proj = Linear(D, kv, rng, bias, std)
+        self.q_norm = RMSNorm(K, config.norm_eps) if config.qk_norm else unchanged
+        self.k_norm = RMSNorm(K, config.norm_eps) if config.qk_norm else unchanged
+        self.scale = 1.0  # of the queries, beside the 1 / √K of `attend`
+        if config.attention_scale is not None:
+            self.scale = config.attention_scale * K**0.5
         self.attend = AttentionCore()
-        self.o_proj = Linear(D, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
+        self.o_proj = Linear(q, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
 
     def forward(self, x, cache, layer, rotate, mask):
-        B, T, D = x.shape
-        q = rotate(split_heads(self.q_proj(x), self.heads))  # (B, H, T, K)
-        k = rotate(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
+        B, T, _ = x.shape
+        q = self.q_norm(split_heads(self.q_proj(x), self.heads))  # (B, H, T, K)
+        k = self.k_norm(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
         v = split_heads(self.v_proj(x), self.kv_heads)
-        k, v = cache.append(layer, k, v)  # (B, G, S, K)
-        out = self.attend(q, k, v, mask)  # (B, H, T, K)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, T, D))
+        k, v = cache.append(layer, rotate(k, layer), v)  # (B, G, S, K)
+        out = self.attend(scaled(rotate(q, layer), self.scale), k, v, mask)  # (B, H, T, K)
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, T, -1))
+
+
+def unchanged(x):
+    """Returns x."""
+    return x
+
+
+def scaled(x, factor):
+    """Returns factor · x."""
+    return x if factor == 1.0 else x * factor
 
 
 def split_heads(x, heads):
@@ -92,22 +110,26 @@ def split_heads(x, heads):
     return x.reshape(B, T, heads, D // heads).transpose(0, 2, 1, 3)
 
 
+ACTIVATIONS = {"gelu": F.gelu, "gelu-erf": F.gelu_erf, "relu": relu, "swiglu": F.silu}
+
+
 class MLP(Site):
     """down(gelu(up x)), or with SwiGLU down(silu(gate x) · up x); (B, T, D) -> (B, T, D)."""
 
     def __init__(self, config, rng):
         super().__init__()
         D, ffn, std = config.width, config.ffn, config.init_std
-        self.gated = config.mlp == "swiglu"
+        bias = config.has_bias("mlp.up_proj")
+        self.gated, self.activation = config.mlp == "swiglu", ACTIVATIONS[config.mlp]
         if self.gated:
-            self.gate_proj = Linear(D, ffn, rng, config.bias, std)
-        self.up_proj = Linear(D, ffn, rng, config.bias, std)
-        self.down_proj = Linear(ffn, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
+            self.gate_proj = Linear(D, ffn, rng, bias, std)
+        self.up_proj = Linear(D, ffn, rng, bias, std)
+        self.down_proj = Linear(ffn, D, rng, bias, std / (2 * config.layers) ** 0.5)
 
     def forward(self, x):
         if self.gated:
-            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return self.down_proj(F.gelu(self.up_proj(x)))
+            return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.activation(self.up_proj(x)))
 
 
 def norm(config):
@@ -117,17 +139,23 @@ def norm(config):
 
 
 class Block(Site):
-    """One layer, (B, T, D) -> (B, T, D): attention, then MLP, each normed and added to x."""
+    """One layer, (B, T, D) -> (B, T, D): attention, then MLP, each normed and added to x.
+
+    In a parallel block the MLP reads the same x as attention.
+    """
 
     def __init__(self, config, rng):
         super().__init__()
         self.ln_1, self.attn = norm(config), Attention(config, rng)
         self.ln_2, self.mlp = norm(config), MLP(config, rng)
         self.drop = Dropout(config.dropout)
+        self.parallel, self.scale = config.parallel, config.residual_scale
 
     def forward(self, x, cache, layer, rotate, mask):
-        x = x + self.drop(self.attn(self.ln_1(x), cache, layer, rotate, mask))
-        return x + self.drop(self.mlp(self.ln_2(x)))
+        out = self.drop(self.attn(self.ln_1(x), cache, layer, rotate, mask))
+        attended = x + scaled(out, self.scale)
+        out = self.drop(self.mlp(self.ln_2(x if self.parallel else attended)))
+        return attended + scaled(out, self.scale)
 
 
 class Transformer(Module):
@@ -153,11 +181,14 @@ class Transformer(Module):
         return self.read(ids, cache, attention_mask)[0]
 
     @np.errstate(under="ignore")  # too small a product is 0
-    def read(self, ids, cache=None, attention_mask=None):
-        """Returns (logits (B, T, V), the cache to go on from), as `hidden_states` does."""
+    def read(self, ids, cache=None, attention_mask=None, last_only=False):
+        """Returns (logits (B, T, V), the cache to go on from), as `hidden_states` does.
+
+        last_only: only those of the last token, (B, 1, V), which is all that generation needs.
+        """
         with computing(self):
             x, cache = self.hidden_states(ids, cache, attention_mask)
-            return self.lm_head(x), cache
+            return self.lm_head(x[:, -1:] if last_only else x), cache
 
     def hidden_states(self, ids, cache=None, attention_mask=None):
         """Returns (the head's input (B, T, D), cache) for token ids (B, T) behind the cache.
@@ -172,6 +203,7 @@ class Transformer(Module):
         x = self.wte(xp.asarray(ids))  # (B, T, D)
         if cache is None:
             x, attention_mask, cache = self.start(x, attention_mask)
+        x = scaled(x, self.config.embedding_scale)
         B, T, _ = x.shape
         if cache.length and len(cache.keys[0]) != B:
             raise ValueError(
@@ -184,7 +216,7 @@ class Transformer(Module):
                 f"{slots} slots are {slots - context} more than the context of {context}: "
                 f"{cache.length} cached, {T - tokens} virtual, {tokens} new; shorten the input"
             )
-        positions, mask = cache.extend(B, T, attention_mask, x.dtype)
+        positions, mask = cache.extend(B, T, attention_mask, x.dtype, self.config.window)
         if self.config.position == "learned":
             x = x + self.wpe(xp.asarray(positions))
         rotate = rotation(self.config, positions, x.dtype)
@@ -193,7 +225,7 @@ class Transformer(Module):
             x = block(x, cache, layer, rotate, mask)
         if T > tokens:  # no logits for the virtual tokens that `start` put in front
             x = x[:, T - tokens :]
-        return self.ln_f(x), cache
+        return scaled(self.ln_f(x), 1.0 / self.config.logits_scale), cache
 
     def loss(self, ids, labels):
         """Returns the mean cross-entropy, in nats, of labels (B, T) given ids (B, T), a Tensor.
@@ -207,16 +239,39 @@ class Transformer(Module):
 
 
 def rotation(config, positions, dtype):
-    """Returns the function that rotates queries and keys by their positions, as in RoPE.
+    """Returns rotate(x, layer), which turns queries or keys (B, H, T, K) by their positions.
 
-    Without RoPE it is the identity. positions: (T,), or (B, T) where the rows differ.
+    Without RoPE, and in the layers of `config.nope`, it returns x. If only a share of a head
+    is rotary, the other elements stay.
     """
     if config.position != "rope":
-        return lambda x: x
-    K = config.head_width
-    frequencies = config.rope_theta ** (-np.arange(0, K, 2) / K)  # (K/2,) radians per position
-    angles = positions[..., None] * frequencies  # (T, K/2) or (B, T, K/2)
+        return lambda x, layer: x
+    R = config.rotary_width
+    frequencies = config.rope_theta ** (-np.arange(0, R, 2) / R)  # (R/2,) radians per position
+    if config.rope_scaling:
+        frequencies = scaled_frequencies(frequencies, *config.rope_scaling)
+    angles = positions[..., None] * frequencies  # (T, R/2) or (B, T, R/2)
     if angles.ndim == 3:
         angles = angles[:, None]  # an axis for the heads
     cos, sin = (array(f(angles), dtype) for f in (np.cos, np.sin))
-    return lambda x: F.rope(x, cos, sin)
+
+    def rotate(x, layer):
+        if layer in config.nope:
+            return x
+        if x.shape[-1] == R:
+            return F.rope(x, cos, sin)
+        return concat([F.rope(x[..., :R], cos, sin), x[..., R:]], axis=-1)
+
+    return rotate
+
+
+def scaled_frequencies(frequencies, factor, low, high, context):
+    """Returns frequencies for a context `factor` times as long as the `context` before.
+
+    A pair that turned more than `high` times over that context keeps its frequency. One that
+    turned less than `low` times gets it divided by the factor; between, it is interpolated.
+    Llama 3.1, Grattafiori et al. 2024, arXiv:2407.21783; as in Hugging Face's "llama3"
+    """
+    turns = context * frequencies / (2 * np.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / factor)

@@ -67,6 +67,17 @@ def prepare(model, method, name, rng=0):
     return adapter
 
 
+def check_unused(model):
+    """Raises ValueError while adapters are in use, as a file of the base would lack them."""
+    names = [*in_use(model)]
+    names += [name for name, a in adapters(model).items() if a.originals and name not in names]
+    if names:
+        raise ValueError(
+            f"{', '.join(map(repr, names))} would be missing from the file; merge it first, or "
+            "use(model, None) to save the base alone"
+        )
+
+
 def check_name(model, name):
     """Raises ValueError for what cannot name a new adapter."""
     if not isinstance(name, str) or not name:

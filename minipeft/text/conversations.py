@@ -8,6 +8,8 @@ What is learnt is each answer of the assistant, with the token that ends it, and
 
 import warnings
 
+from tqdm import tqdm
+
 from ..engine.backend import np
 from ..engine.functional import IGNORE
 from ..errors import check_flag, check_whole
@@ -20,11 +22,14 @@ ANSWERS = ("all", "last")
 
 
 class Conversation(list):
-    """A list of messages that knows where it was read: `where` is "chats.jsonl, line 7"."""
+    """A list of messages that knows where it was read: `where` is "chats.jsonl, line 7".
 
-    def __init__(self, messages, where):
+    `about` has what its line says besides the messages, {key: value}.
+    """
+
+    def __init__(self, messages, where, about=None):
         super().__init__(messages)
-        self.where = where
+        self.where, self.about = where, about or {}
 
 
 def read_conversations(path):
@@ -41,14 +46,14 @@ def read_conversations(path):
                 raise ValueError(f"{where}: it has more than {LONGEST:,} bytes; split it")
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
-                found.append(Conversation(messages_of(line, where), where))
+                found.append(conversation_of(line, where))
     if not found:
         raise ValueError(f"{path.name} has no conversation; expected one in each line")
     return found
 
 
-def messages_of(line, where):
-    """Returns the messages in a line, bytes; ValueError says what is wrong with it."""
+def conversation_of(line, where):
+    """Returns the Conversation in a line, bytes; ValueError says what is wrong with it."""
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -58,7 +63,8 @@ def messages_of(line, where):
         raise ValueError(f'{where}: it has no "messages"; expected {{"messages": […]}}')
     if values.get("tools"):
         raise ValueError(f'{where}: it has "tools", which are not supported; remove them')
-    return checked(values["messages"], where)
+    messages = checked(values.pop("messages"), where)
+    return Conversation(messages, where, values)
 
 
 def checked(messages, where):
@@ -175,7 +181,8 @@ def examples(tokenizer, template, data, context, system=None, answers="all", tru
     check_flag(truncate=truncate)
     conversations = data if isinstance(data, (list, tuple)) else read_conversations(data)
     rows, too_long = [], []
-    for number, messages in enumerate(conversations, 1):
+    bar = tqdm(conversations, "tokenize", delay=2, leave=False, disable=None)
+    for number, messages in enumerate(bar, 1):
         where = getattr(messages, "where", f"conversation {number}")
         messages = Conversation(checked(messages, where), where)
         if system is not None and messages[0]["role"] != "system":
@@ -211,4 +218,4 @@ def padded(rows, tokenizer):
         n = len(sequence) - 1
         ids[row, :n], is_token[row, :n] = sequence[:-1], True
         labels[row, :n] = np.where(learn[1:], sequence[1:], IGNORE)
-    return Examples(ids, labels, is_token)
+    return Examples(ids, labels, is_token, by_length=True)

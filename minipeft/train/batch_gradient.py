@@ -69,27 +69,41 @@ def accumulate(leaf_gradients, sums):
 def chunked_loss(model, ids, labels, count=None):
     """Returns `Transformer.loss` as a Tensor, without the array of all logits (B, T, V).
 
-    That array is the largest of a training step. Here the logits of one chunk of tokens at a
-    time are computed, and at once the gradients through them, as if the gradient of the loss
-    were 1; backward multiplies them by what it is. So the tape saves only these gradients: one
-    of the head's input (B, T, D), and one of each trainable parameter of the head.
+    That array is the largest of a training step. Here only tokens with a label have logits, in
+    a conversation a third. Those of one chunk of tokens at a time are computed, and at once the
+    gradients through them, as if the gradient of the loss were 1; backward multiplies them by
+    what it is. So the tape saves only these gradients: one of the head's input (B, T, D), and
+    one of each trainable parameter of the head.
     The sum of all losses is divided by `count`, by default the number of labels not IGNORE.
     """
     labels = check_labels(labels, np.shape(ids), model.config.vocab)
     count = int((labels != IGNORE).sum()) if count is None else count
     x, _ = model.hidden_states(ids)
-    B, T = labels.shape
-    step = max(32, CHUNK // B)
+    rows, columns = labelled_positions(labels)
+    step = max(32, CHUNK // len(labels))
     total, dx, head_gradients = None, None, {}
-    for chunk in (np.s_[:, t : t + step] for t in range(0, T, step)):
-        part = Tensor(x.data[chunk], requires_grad=needs_gradient(x))
-        loss = cross_entropy(model.lm_head(part), labels[chunk], count)
+    for start in range(0, columns.shape[1], step):
+        here = columns[:, start : start + step]
+        chunk = xp.asarray(rows), xp.asarray(here)
+        part = Tensor(x.data[chunk], requires_grad=needs_gradient(x))  # (B, step, D)
+        loss = cross_entropy(model.lm_head(part), labels[rows, here], count)
         total = loss.data if total is None else total + loss.data
         leaf_gradients = gradients(loss) if loss.requires_grad else {}
         if part.node in leaf_gradients:
-            dx = xp.empty_like(x.data) if dx is None else dx
+            dx = xp.zeros_like(x.data) if dx is None else dx
             dx[chunk] = leaf_gradients.pop(part.node)
         accumulate(leaf_gradients, head_gradients)
     edges = [(x, dx)]
     edges += [(Tensor(dw, node=leaf), dw) for leaf, dw in head_gradients.items()]
     return record(total, *((operand, lambda g, d=d: g * d) for operand, d in edges))
+
+
+def labelled_positions(labels):
+    """Returns indices of the positions with a label: rows (B, 1), and columns (B, M).
+
+    M is the most that a row has. Rows with fewer have some positions without a label behind.
+    """
+    unlabelled = labels == IGNORE
+    most = max(1, int((~unlabelled).sum(axis=1).max()))
+    columns = np.argsort(unlabelled, axis=1, kind="stable")[:, :most]
+    return np.arange(len(labels))[:, None], columns

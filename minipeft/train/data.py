@@ -7,6 +7,8 @@ from ..engine.backend import np
 from ..engine.functional import IGNORE
 from ..model.validation import check_attention_mask, rectangular
 
+POOL = 32  # batches, out of whose rows those of like length are put together
+
 
 class Examples:
     """Sequences to learn from: integer arrays ids and labels, both (N, T).
@@ -18,10 +20,11 @@ class Examples:
     Padding comes behind the tokens, where no token sees it. Rows that are padded elsewhere are
     moved there if `attention_mask` (N, T), False at padding, tells where it is. Without one,
     rows that seem to be padded in front give a warning, as a model would read their padding.
+    by_length: a batch has rows of like length, so that little of it is padding.
     Raises ValueError for arrays of other shapes, and for labels that are the ids, not moved.
     """
 
-    def __init__(self, ids, labels, attention_mask=None):
+    def __init__(self, ids, labels, attention_mask=None, by_length=False):
         self.ids, self.labels = rectangular("ids", ids), rectangular("labels", labels)
         if self.ids.shape != self.labels.shape or self.ids.ndim != 2 or not self.ids.size:
             raise ValueError(
@@ -44,6 +47,9 @@ class Examples:
             )
         labelled = np.flatnonzero((self.labels != IGNORE).any(axis=1))
         self.to_learn = labelled if labelled.size else np.arange(len(self))
+        self.by_length = by_length
+        used = self.labels[self.to_learn] != IGNORE
+        self.lengths = used.shape[1] - used[:, ::-1].argmax(axis=1)  # up to the last label
 
     def padded_in_front(self):
         """Returns whether a token begins rows in runs of unequal length, and is nowhere else.
@@ -79,13 +85,26 @@ class Examples:
         """Returns (ids, labels), `size` rows, of the batch at a step, counted from 0.
 
         Each epoch takes all rows that have a label, in a random order drawn from (seed, epoch).
-        The batch depends on the arguments alone, so a run can be resumed at any step.
+        By length, batches of like rows follow each other in a random order. The batch depends
+        on the arguments alone, so a run can be resumed at any step.
         """
         first, n = step * size, len(self.to_learn)
         epochs = range(first // n, (first + size - 1) // n + 1)
-        order = np.concatenate([shuffled(n, seed, epoch) for epoch in epochs])
+        order = np.concatenate([self.order(seed, epoch, size) for epoch in epochs])
         start = first - epochs[0] * n
         return self.take(self.to_learn[order[start : start + size]])
+
+    def order(self, seed, epoch, size):
+        """Returns the order in which an epoch takes the rows, in batches of `size`."""
+        order = shuffled(len(self.to_learn), seed, epoch)
+        if not self.by_length:
+            return order
+        pools = np.array_split(order, range(size * POOL, len(order), size * POOL))
+        order = np.concatenate([p[np.argsort(self.lengths[p], kind="stable")] for p in pools])
+        batches = np.array_split(order, range(size, len(order), size))
+        last = batches.pop() if len(batches[-1]) < size else order[:0]  # not full: at the end
+        mixed = shuffled(len(batches), seed, epoch)
+        return np.concatenate([*(batches[i] for i in mixed), last])
 
 
 @functools.lru_cache(maxsize=4)

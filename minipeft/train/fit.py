@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..engine.backend import np, to_list, to_numpy, xp
 from ..engine.functional import IGNORE, cross_entropy
 from ..engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
-from ..engine.tensor import no_grad
+from ..engine.tensor import Tensor, no_grad
 from ..errors import check_known, check_whole
 from ..io.arrays import read_arrays, write_arrays
 from ..io.files import as_path, check_writable, error_context, json_object, locked
@@ -32,9 +32,11 @@ from ..model.transaction import changing, computing
 from ..model.validation import check_labels
 from ..options import Options, option
 from ..peft.base import adapters, base_parameters, in_use
-from .batch_gradient import batch_gradient, micro_batch_gradient
+from .batch_gradient import batch_gradient, labelled_positions, micro_batch_gradient
 from .data_parallel import parallel_map
 from .history import History, Score
+
+EVALUATED = 256 * 64  # tokens that `evaluate` reads at a time
 
 
 def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
@@ -359,17 +361,36 @@ def evaluate(model, examples, batch_size=256):
         kind = "Examples, such as Task('gerund').examples('test')"
         raise TypeError(f"evaluate takes {kind}, got {examples!r}")
     check_labels(examples.labels, examples.ids.shape, model.config.vocab)
+    size = max(1, min(batch_size, EVALUATED // examples.ids.shape[1]))
     nats, exact, answers, tokens = 0.0, 0, 0, 0
     with computing(model), no_grad():
-        starts = range(0, len(examples), batch_size)
+        starts = range(0, len(examples), size)
         for start in tqdm(starts, "evaluate", delay=2, leave=False, disable=None):
-            rows = np.arange(start, min(start + batch_size, len(examples)))
-            ids, labels = examples.take(rows)
-            logits, labelled = model(ids), labels != IGNORE
-            nats += cross_entropy(logits, labels, count=1).item()
-            best = to_numpy(xp.argmax(logits.data, axis=-1))
+            rows = np.arange(start, min(start + size, len(examples)))
+            labels, loss, right = answers_of(model, *examples.take(rows))
+            labelled = labels != IGNORE
             asked = labelled.any(axis=1)
-            exact += int(((best == labels) | ~labelled).all(axis=1)[asked].sum())
+            nats += loss
+            exact += int((right | ~labelled).all(axis=1)[asked].sum())
             answers += int(asked.sum())
             tokens += int(labelled.sum())
     return Score(nats / tokens, exact / answers)
+
+
+def answers_of(model, ids, labels):
+    """Returns (labels (B, M), Σ −log p in nats, (B, M) booleans: the most likely is right).
+
+    Only tokens with a label have logits, those of a chunk of them at a time.
+    """
+    x, _ = model.hidden_states(ids)
+    rows, columns = labelled_positions(labels)
+    labels = labels[rows, columns]  # (B, M)
+    step = max(1, EVALUATED * 64 // (len(ids) * model.config.vocab))
+    nats, right = 0.0, []
+    for start in range(0, columns.shape[1], step):
+        here = np.s_[:, start : start + step]
+        chunk = xp.asarray(rows), xp.asarray(columns[here])
+        logits = model.lm_head(Tensor(x.data[chunk]))
+        nats += cross_entropy(logits, labels[here], count=1).item()
+        right.append(to_numpy(xp.argmax(logits.data, axis=-1)) == labels[here])
+    return labels, nats, np.concatenate(right, axis=1)

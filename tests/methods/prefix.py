@@ -30,8 +30,8 @@ TWO = mp.Prefix(num_virtual_tokens=2)
 NETWORK = mp.Prefix(2, prefix_projection=True, encoder_hidden_size=3)
 BUGS = (
     Bug("prefix: positions of the tokens not shifted",
-        "return np.arange(self.length - T, self.length), causal(T, self.length, dtype)",
-        "return np.arange(T), causal(T, self.length, dtype)", 13, TWO, module="model.kv_cache"),
+        "positions = np.arange(self.length - T, self.length)",
+        "positions = np.arange(T)", 13, TWO, module="model.kv_cache"),
     Bug("prefix: its keys rotated", "cache.with_prefix(slots[::2], slots[1::2])",
         "cache.with_prefix([k * -1.0 for k in slots[::2]], slots[1::2])", 13, TWO),
     Bug("prefix: keys and values swapped", "cache.with_prefix(slots[::2], slots[1::2])",

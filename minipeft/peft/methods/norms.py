@@ -28,3 +28,6 @@ class NormTuning(Selective):
 
     def chooses(self, path, layers):
         return path.split(".")[-2].startswith("ln_")
+
+    def to_hf(self, values, adapter):
+        return values | {"target_modules": [path.rpartition(".")[0] for path in adapter.copies]}
