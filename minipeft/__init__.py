@@ -35,7 +35,6 @@ from .io.checkpoint import (
     save_adapter,
     save_model,
 )
-from .io.gguf_models import save_gguf
 from .io.hf_adapters import export_adapter, import_adapter
 from .io.hf_models import save_pretrained
 from .io.identity import fingerprint
@@ -55,6 +54,7 @@ from .peft.loftq import loftq
 from .peft.merge import merge, unmerge
 from .peft.methods import *  # noqa: F403  every method's class, and METHODS
 from .peft.methods import __all__ as _methods
+from .text.save_gguf import save_gguf
 from .text.words import Task
 from .train.data import Examples
 from .train.fit import evaluate, fit

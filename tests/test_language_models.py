@@ -13,6 +13,7 @@ pytest.importorskip("tokenizers", reason="language models need pip install 'mini
 pytest.importorskip("jinja2", reason="language models need pip install 'minipeft[llm]'")
 
 from chats import chat, talk
+from minipeft.lab.tune import load_chat
 
 PAIRS = [("hello", "world"), ("who", "you"), ("answer", "the answer"), ("system", "tion")]
 
@@ -109,7 +110,14 @@ def test_the_merged_model_answers_as_the_attached_one(folder, tuned, monkeypatch
         a, b = (to_numpy(net(ids).data) for net in (attached, merged))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     gguf = str(folder / "a.gguf")
-    assert main(["merge", str(folder / "base"), str(tuned), gguf, "--gguf", "f16"]) in (0, 2)
+    assert main(["merge", str(folder / "base"), str(tuned), gguf, "--gguf", "f16"]) == 0
+    assert said(["hello 1"], monkeypatch, capsys, gguf) == ["world"]
+    from minipeft.text.tokenizer import load_tokenizer
+
+    text = "hello, user 12\n\n<|im_end|>system"
+    tokenizers = load_tokenizer(folder / "base"), load_chat(gguf).tokenizer
+    assert tokenizers[0].encode(text) == tokenizers[1].encode(text)
+    assert tokenizers[0].stop == tokenizers[1].stop
     for bad in (folder / "base", tuned):
         assert main(["merge", str(folder / "base"), str(tuned), str(bad)]) == 2
         assert "would replace what is read" in capsys.readouterr().err

@@ -174,23 +174,19 @@ def held(file, name, order):
     return CodedParameter.from_halves(blocks[:, first:], scales, minima, shape)
 
 
-def save_gguf(model, file, kind="q8_0"):
-    """Write the model, without adapters, to a GGUF file, which llama.cpp runs.
+def write_model(model, file, kind, vocabulary):
+    """Write a model, without adapters, to a GGUF file, its matrices as `kind`; see `save_gguf`.
 
-    kind: "q8_0", "f16" or "f32" for the matrices; vectors stay in float32. The vocabulary and
-    the chat template are those of the GGUF file that the model was read from, or of the
-    tokenizer in its folder. Returns the file's Path.
-    Raises ValueError for another kind, while adapters are in use, which would be missing, for a
-    model whose family has no GGUF form here, and if there is no tokenizer.
+    vocabulary: a function that returns the metadata of its vocabulary and chat template,
+    ({key: value}, {key: type}).
     """
     name = str(kind).upper()
     if name not in ("Q8_0", "F16", "F32"):
         raise ValueError(unknown("kind of GGUF", kind, ("q8_0", "f16", "f32")))
     check_unused(model)
-    source = vars(model).get("pretrained", {})
     architecture = architecture_of(model.config)
-    metadata, types = text_metadata(source)
-    metadata = {"general.architecture": architecture, "general.name": "minipeft"} | metadata
+    text, types = vocabulary()
+    metadata = {"general.architecture": architecture, "general.name": "minipeft"} | text
     metadata |= config_to_gguf(model.config, architecture)
     metadata["general.file_type"] = {"Q8_0": 7, "F16": 1, "F32": 0}[name]
     arrays = {
@@ -200,7 +196,6 @@ def save_gguf(model, file, kind="q8_0"):
     if model.config.rope_scaling:
         arrays["rope_freqs.weight"] = rope_factors(model.config)
     write_gguf(as_path(file), metadata, arrays, types)
-    return as_path(file)
 
 
 def architecture_of(config):
@@ -256,15 +251,3 @@ def rope_factors(config):
     speeds = config.rope_theta ** (-np.arange(0, K, 2) / K)
     factors = (speeds / scaled_frequencies(speeds, *config.rope_scaling)).astype("float32")
     return "F32", factors.shape, lambda: factors
-
-
-def text_metadata(source):
-    """Returns (metadata, types) of the vocabulary and chat template that a model came with."""
-    if "gguf" in source:
-        with GGUF(source["gguf"]) as file:
-            keys = [key for key in file.metadata if key.startswith("tokenizer.")]
-            return {k: file.metadata[k] for k in keys}, {k: file.types[k] for k in keys}
-    raise ValueError(
-        "a GGUF file needs the vocabulary, and this model was not read from a GGUF file; "
-        "save_pretrained writes a folder that llama.cpp can convert"
-    )

@@ -12,11 +12,11 @@ from ..engine.backend import np, to_numpy
 from ..engine.tensor import no_grad
 from ..io.checkpoint import load_adapter
 from ..io.files import check_writable
-from ..io.gguf_models import save_gguf
 from ..io.hf_models import save_pretrained
 from ..io.pretrained import model_path
 from ..peft.base import in_use
 from ..peft.merge import merge
+from ..text.save_gguf import save_gguf
 from .tune import load_chat
 
 SAMPLE = "The quick brown fox jumps over the lazy dog. 0 1 2 3 4 5 6 7 8 9"
