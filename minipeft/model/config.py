@@ -70,6 +70,11 @@ class Config(Options):
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        for name in ("qkv_bias", "mlp_bias"):
+            if getattr(self, name) == self.bias:  # so that one model has one Config
+                object.__setattr__(self, name, None)
+        if self.attention_scale == self.head_width**-0.5:
+            object.__setattr__(self, "attention_scale", None)
         self.check_divides("heads", "kv_heads")
         if self.position == "rope" and (not self.rotary_width or self.rotary_width % 2):
             raise ValueError(
