@@ -13,7 +13,7 @@ from minipeft.io.arrays import write_arrays
 from minipeft.io.families import FAMILIES, config_from_hf, config_to_hf, family_of, same_model
 from minipeft.io.gguf import write_gguf
 from minipeft.io.gguf_models import ARCHITECTURES
-from minipeft.io.safetensors import Safetensors
+from minipeft.io.safetensors import Safetensors, write_safetensors
 from minipeft.io.unfilled import unfilled_model
 from minipeft.model.quantize import QuantizedParameter
 from minipeft.peft.base import base_parameters
@@ -109,7 +109,15 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
+def unsealed(folder):
+    """Write the weights as others do, who note nothing of the config.json."""
+    with Safetensors(folder / "model.safetensors") as file:
+        arrays = {name: file.read(name) for name in file.entries}
+    write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
+
+
 def change_config(folder, **changes):
+    unsealed(folder)
     path = folder / "config.json"
     values = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in values.items() if v != "gone"}))
@@ -134,6 +142,11 @@ def index(folder, files):
 
 FIRST = "model.layers.0.self_attn.q_proj.weight"
 BROKEN = {  # {what: (what is done to a folder, what the error says)}
+    "a config of another save": (
+        lambda f: (mp.save_pretrained(random(LLAMA.with_(rope_theta=5e5)), f / "other"),
+                   shutil.copy(f / "other" / "config.json", f / "config.json")),
+        "is not the one that",
+    ),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "cut off": (cut, "not a whole safetensors file"),

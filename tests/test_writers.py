@@ -98,7 +98,7 @@ def test_an_export_that_was_cut_short_is_refused(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         mp.export_adapter(tuned(lora_alpha=64.0), "mine", tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"is not the one that .* was exported with"):
+    with pytest.raises(ValueError, match=r"is not the one that .* was written with"):
         mp.import_adapter(model(CONFIG, precision="float32"), tmp_path, "x")
     mp.export_adapter(tuned(lora_alpha=64.0), "mine", tmp_path)
     found = mp.import_adapter(model(CONFIG, precision="float32"), tmp_path, "x")

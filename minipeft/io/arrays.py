@@ -5,8 +5,10 @@ import json
 import warnings
 
 from ..engine.backend import np, to_numpy
-from .files import json_object, read_json
+from .files import json_object, read_json, read_text
 from .safetensors import Safetensors, write_safetensors
+
+SEAL = "config_sha256"  # in the metadata of a file: that it and a JSON file are a pair
 
 
 def write_arrays(path, arrays, metadata=None):
@@ -84,6 +86,19 @@ def read_config(file, json_path):
         )
         warnings.warn(text, stacklevel=4)
     return embedded
+
+
+def sealed_config(file, path):
+    """Returns the configuration beside a Safetensors file.
+
+    Raises ValueError if this package wrote the two in different calls.
+    """
+    text = read_text(path)
+    if file.metadata.get(SEAL) not in (None, hashlib.sha256(text).hexdigest()):
+        raise ValueError(
+            f"{path} is not the one that {file.path} was written with; write both again"
+        )
+    return json_object(text, path)
 
 
 def header(path):

@@ -18,7 +18,6 @@ from ..errors import unknown
 from ..model.config import Config
 from ..model.quantize import QuantizedParameter, quantize_weights
 from ..model.transaction import all_or_nothing
-from ..model.transformer import Transformer
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import adapters, base_parameters, find
 from ..peft.methods import METHODS
@@ -26,6 +25,7 @@ from .arrays import read_arrays, read_config, write_arrays
 from .files import as_path, error_context, write_json
 from .identity import base_identity, difference
 from .safetensors import Safetensors
+from .unfilled import unfilled_model
 
 OURS = "minipeft."  # before the method's name in a file of `save_adapter`
 # the keys of an adapter's configuration that are no options of its method
@@ -74,12 +74,17 @@ def load_model(folder):
                 raise ValueError(
                     f"it holds {file.count:,} values, its config needs {config.size:,}"
                 )
-            model = Transformer(config, rng=0)
+            model = unfilled_model(config)
             quantize_weights(model, quantization)
-        arrays = stored_arrays(dict(model.named_parameters()))
+        parameters = dict(model.named_parameters())
+        arrays = stored_arrays(parameters)
         loaded = read_arrays(file, like=arrays)
-    for name, a in arrays.items():
-        a[...] = xp.asarray(loaded[name])
+    for path, p in parameters.items():
+        if isinstance(p, QuantizedParameter):
+            for end, a in p.arrays.items():
+                a[...] = xp.asarray(loaded[f"{path}{end}"])
+        else:
+            p.data = xp.asarray(loaded[path])
     return model
 
 

@@ -23,10 +23,10 @@ from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
 from ..peft.targets import Targeted, first_match
-from .arrays import read_arrays, write_arrays
+from .arrays import SEAL, read_arrays, sealed_config, write_arrays
 from .checkpoint import OURS, hf_name, method_from_config
 from .families import FAMILIES, family_of
-from .files import as_path, error_context, json_object, json_text, read_text, write_bytes
+from .files import as_path, error_context, json_text, write_bytes
 from .hf_fused import check_splits, common_form, fused, part_of
 from .safetensors import Safetensors
 
@@ -42,9 +42,6 @@ WITHOUT_EFFECT = (
     "revision", "save_projection", "target_modules", "task_type", "token_dim",
     "tokenizer_kwargs", "tokenizer_name_or_path", "total_step",
 )  # fmt: skip
-SEAL = (
-    "config_sha256"  # in the metadata of the arrays: that they and a configuration are a pair
-)
 # values of init_lora_weights that leave the weights of the base as they are
 BASE_UNCHANGED = (True, False, "gaussian", "orthogonal", "eva")
 
@@ -104,19 +101,6 @@ def import_adapter(model, folder, name=None):
     install(model, adapter)
     use(model, name)
     return adapter
-
-
-def sealed_config(file, path):
-    """Returns the configuration beside a Safetensors file.
-
-    Raises ValueError if `export_adapter` wrote the two in different calls.
-    """
-    text = read_text(path)
-    if file.metadata.get(SEAL) not in (None, hashlib.sha256(text).hexdigest()):
-        raise ValueError(
-            f"{path} is not the one that {file.path} was exported with; export both again"
-        )
-    return json_object(text, path)
 
 
 class HFModules:

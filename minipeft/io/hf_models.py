@@ -9,6 +9,7 @@ Weights in bfloat16 or float16 become float32. Reading goes array by array, so t
 little more memory than the model.
 """
 
+import hashlib
 import math
 import shutil
 from contextlib import ExitStack
@@ -16,8 +17,9 @@ from contextlib import ExitStack
 from ..engine.backend import default_dtype, np, to_numpy, xp
 from ..peft.attach import check_unused
 from ..peft.base import base_parameters
+from .arrays import SEAL, sealed_config
 from .families import FAMILIES, config_from_hf, config_to_hf, family_of
-from .files import as_path, error_context, read_json, write_json
+from .files import as_path, error_context, json_text, read_json, write_bytes
 from .safetensors import Safetensors, write_safetensors
 from .unfilled import unfilled_model
 
@@ -43,6 +45,7 @@ def model_from_folder(path):
         with error_context(path / "config.json"):
             family, config = config_from_hf(values)
         weights = Weights(path, stack)
+        weights.check_pair(path / "config.json")
         with error_context(path):
             check_size(config, weights, family)
             model = unfilled_model(config)
@@ -74,6 +77,11 @@ class Weights:
             raise ValueError(
                 f"{folder}: the index and the files name other arrays, such as {different[0]}"
             )
+
+    def check_pair(self, path):
+        """Raises ValueError if this package wrote the weights and a config.json apart."""
+        for file in {*self.files.values()}:
+            sealed_config(file, path)
 
     def read(self, name):
         """Returns an array in the default precision. Raises ValueError for inf or NaN."""
@@ -172,8 +180,10 @@ def save_pretrained(model, folder):
         there: Joined(family, model.config, [parameters[path] for path in paths], paths)
         for there, paths in hf_parameters(family, model.config).items()
     }
-    write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
-    write_json(folder / "config.json", values)
+    config = json_text(values)
+    seal = {"format": "pt", SEAL: hashlib.sha256(config).hexdigest()}
+    write_safetensors(folder / "model.safetensors", arrays, seal)
+    write_bytes(folder / "config.json", config)
     for file in TEXT_FILES if source.get("folder") else ():
         there = as_path(source["folder"]) / file
         if there.is_file() and there.resolve() != (folder / file).resolve():
