@@ -11,10 +11,10 @@ The rooms, in the order of reading; each imports only from those before it:
     engine   arrays, automatic differentiation, operations, the optimiser
     model    the transformer, text generation, quantised weights
     peft     the methods, and how they are attached, merged and combined
-    io       saving, loading, exchange with Hugging Face PEFT
+    io       saving, loading, pretrained models, exchange with Hugging Face PEFT
     train    the training loop
-    text     the tasks on English words
-    lab      experiments: compare, count, explain, ledger, figures, pretrain
+    text     the tasks on English words, and conversations for language models
+    lab      the commands: compare, count, explain, ledger, figures, pretrain; tune, chat, merge
     course   checks of the exercises in the lessons
 """
 

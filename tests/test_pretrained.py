@@ -365,6 +365,8 @@ GGUF_CHANGES = {
     "part of a head": ({"llama.rope.dimension_count": 4}, "rotates 4 of 8"),
     "another width": ({"llama.embedding_length": 64}, "expected"),
     "more layers": ({"llama.block_count": 3}, "blk.2"),
+    "no number of layers": ({"llama.block_count": None}, "no 'layers'"),
+    "a word for a number": ({"llama.block_count": "two"}, "layers must be"),
 }
 
 
@@ -377,7 +379,9 @@ def test_a_gguf_file_that_says_something_else_is_refused(what, tmp_path):
     path = mp.save_gguf(net, tmp_path / "a.gguf", "f32")
     with GGUF(path) as file:
         arrays = {n: (kind, shape, file.read(n)) for n, (kind, shape) in file.entries.items()}
-        write_gguf(tmp_path / "b.gguf", file.metadata | changes, arrays, file.types)
+        metadata = {k: v for k, v in (file.metadata | changes).items() if v is not None}
+        types = {k: t for k, t in file.types.items() if k in metadata and k not in changes}
+        write_gguf(tmp_path / "b.gguf", metadata, arrays, types)
     with pytest.raises(ValueError) as error:
         mp.from_pretrained(tmp_path / "b.gguf")
     assert text in str(error.value) and "\n" not in str(error.value)

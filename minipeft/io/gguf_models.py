@@ -13,7 +13,7 @@ from ..model.transformer import scaled_frequencies
 from ..peft.attach import check_unused
 from ..peft.base import base_parameters
 from .block_formats import FORMATS, half
-from .files import as_path
+from .files import as_path, error_context
 from .gguf import GGUF, write_gguf
 from .unfilled import unfilled_model
 
@@ -101,16 +101,17 @@ def config_from_gguf(file, kind):
         raise ValueError(f"{file.path} has no token_embd.weight")
     fields["vocab"] = file.entries["token_embd.weight"][1][0]
     fields["tied"] = "output.weight" not in file.entries
-    for name in ("norm_eps", "embedding_scale", "residual_scale", "logits_scale"):
-        if name in fields:  # of float32 the digits that count
-            fields[name] = float(f"{fields[name]:.7g}")
+    for name, value in fields.items():
+        if type(value) is float:  # of float32 the digits that count
+            fields[name] = float(f"{value:.7g}")
     if "blk.0.attn_q.bias" in file.entries and kind == "llama":
         fields["qkv_bias"] = True
         fields["bias"] = "blk.0.attn_output.bias" in file.entries
         fields["mlp_bias"] = False
     if kind == "smollm3":
         fields["nope"] = tuple(range(3, fields["layers"], 4))
-    config = Config(**{key: value for key, value in fields.items() if value is not None})
+    with error_context(file.path):
+        config = Config.from_dict({k: v for k, v in fields.items() if v is not None})
     rotary = file.metadata.get(f"{prefix}rope.dimension_count", config.head_width)
     if config.position == "rope" and rotary != config.head_width:
         raise ValueError(f"{file.path} rotates {rotary} of {config.head_width} in a head")

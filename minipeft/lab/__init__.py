@@ -1,1 +1,1 @@
-"""Experiments over the core: compare, count, explain, ledger, figures, pretrain."""
+"""The commands: compare, count, explain, ledger, figures, pretrain; tune, chat, merge."""

@@ -5,4 +5,5 @@ tokenizer       the tokenizer of a language model, from and to a folder of Huggi
 byte_level      byte-level BPE from the metadata of a GGUF file
 chat_template   messages as the text that a chat model reads
 conversations   chats in a file as Examples, the answers labelled
+save_gguf       a model as a GGUF file, with its vocabulary
 """
