@@ -74,18 +74,25 @@ ROPE_SCALING = (
     "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
 )  # fmt: skip
 
-# keys that change no logit of a forward pass without dropout
+# keys that change no logit of a forward pass without dropout; some are of old versions
 WITHOUT_EFFECT = {
-    "_attn_implementation", "_name_or_path", "architectures", "attention_dropout",
-    "attn_implementation", "attn_pdrop", "auto_map", "bos_token_id", "classifier_dropout",
-    "dropout", "dtype", "embd_pdrop", "embedding_dropout", "eos_token_id", "hidden_dropout",
-    "id2label", "init_std", "initializer_range", "is_decoder", "is_llama_config", "label2id",
-    "layerdrop", "max_window_layers", "model_type", "n_ctx", "original_max_position_embeddings",
-    "pad_token_id", "prefix", "pretraining_tp", "resid_pdrop", "residual_dropout",
-    "rope_interleaved", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params",
-    "torch_dtype", "transformers.js_config", "transformers_version", "unk_token_id",
-    "use_cache", "vocab_parallel_size",
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path",
+    "activation_dropout", "architectures", "attention_dropout", "attention_softmax_in_fp32",
+    "attn_implementation", "attn_pdrop", "auto_map", "bos_token_id",
+    "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id", "dropout",
+    "dtype", "embd_pdrop", "embedding_dropout", "eos_token_id", "gradient_checkpointing",
+    "hidden_dropout", "id2label", "init_std", "initializer_range", "is_decoder",
+    "is_llama_config", "label2id", "layerdrop", "length_penalty", "max_length",
+    "max_window_layers", "min_length", "model_max_length", "model_type", "n_ctx",
+    "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
+    "original_max_position_embeddings", "pad_token_id", "prefix", "pretraining_tp",
+    "problem_type", "repetition_penalty", "resid_pdrop", "residual_dropout", "return_dict",
+    "rope_interleaved", "scale_attention_softmax_in_fp32", "sep_token_id",
+    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
+    "summary_use_proj", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "typical_p", "unk_token_id",
+    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
 }  # fmt: skip
 OUT_OF_SCOPE = {
     "gemma": "its embeddings are scaled and its norms multiply by 1 + γ",
@@ -116,6 +123,7 @@ class Family:
     window: str = ""  # "always": sliding_window counts; "flag": if use_sliding_window is true
     partial_rope: bool = False  # whether a share of a head may be rotary
     spare_positions: int = 0  # rows at the start of its position table that no token uses
+    unread: tuple = ()  # keys in its files that transformers does not read
 
     def module(self, path):
         """Returns the path there of a module here; several may be parts of the same."""
@@ -186,7 +194,9 @@ FAMILIES = {
                          dict(norm="layer", **ROPE),
                          TIED | {"norm_epsilon": 1e-5, "use_bias": True,
                                  "hidden_act": "gelu_pytorch_tanh"},
-                         ("hidden_act", GELU), window=ALWAYS),
+                         ("hidden_act", GELU), window=ALWAYS,
+                         unread=("activation_function", "layer_norm_epsilon", "mlp_type",
+                                 "norm_type", "scale_attn_weights")),
     "gpt_neox": Family("GPTNeoXForCausalLM", NEOX_KEYS, NEOX,
                        dict(norm="layer", mlp_bias=True, **ROPE),
                        {"tie_word_embeddings": False, "use_parallel_residual": True,
@@ -236,7 +246,8 @@ def config_from_hf(values):
     require("word_embed_proj_dim", take("word_embed_proj_dim", fields["width"]),
             (fields["width"],))  # fmt: skip
     for key, value in left.items():
-        if key not in WITHOUT_EFFECT and value not in (None, False, [], {}):
+        unread = key in WITHOUT_EFFECT or key in family.unread
+        if not unread and value not in (None, False, [], {}):
             raise ValueError(f"its config.json has {key} = {value!r:.80}, which is not here")
     return family, Config(**{k: v for k, v in fields.items() if v is not None})
 
