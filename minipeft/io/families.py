@@ -134,13 +134,6 @@ class Family:
         parts = [self.names.get(part, part) for part in [*parts, last]]
         return ".".join(part for part in parts if part)
 
-    def modules(self, paths):
-        """Returns {path there: the paths here that it holds} for paths of modules here."""
-        found = {}
-        for path in paths:
-            found.setdefault(self.module(path), []).append(path)
-        return found
-
     def split(self, array, sizes, heads):
         """Returns the parts of a fused array, of so many rows each."""
         if len(sizes) == 1:

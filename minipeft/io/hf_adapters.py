@@ -22,7 +22,7 @@ from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
-from ..peft.targets import Targeted, first_match
+from ..peft.targets import Targeted, first_match, matches
 from .arrays import SEAL, read_arrays, sealed_config, write_arrays
 from .checkpoint import OURS, hf_name, method_from_config
 from .families import FAMILIES, family_of
@@ -114,12 +114,24 @@ class HFModules:
         told = vars(model).get("pretrained", {}).get("config", {})
         self.family = FAMILIES[told.get("model_type") or family_of(model.config)]
         self.there = {path: self.family.module(path) for path, _ in model.named_modules()}
-        self.here = self.family.modules(model.config.target_shapes)
+        self.there["lm_head"] = "lm_head"  # whatever a file of weights calls it
+        self.here = {}
+        for path in model.config.target_shapes:
+            self.here.setdefault(self.there[path], []).append(path)
 
     def parts(self, path):
         """Returns the paths here of all modules that are one there, with a module's own."""
         found = self.here.get(self.there[path], [path])
         return found if path in found else [path]
+
+    def named(self, names):
+        """Returns the paths here of the modules that hold parameters and have a name there."""
+        owners = dict.fromkeys(p.rpartition(".")[0] for p in self.config.parameter_shapes)
+        owners |= {"lm_head": None}
+        found = [o for o in owners if any(matches([self.there[o]], name) for name in names)]
+        if not found:
+            raise ValueError(f"modules_to_save names {', '.join(names)}, which are not here")
+        return tuple(found)
 
     def own_part(self, key, array):
         """Returns the part of an array there that belongs to a parameter of an adapter here."""
@@ -137,7 +149,9 @@ class HFModules:
     def name(self, adapter, key):
         """Returns the name in HF PEFT's file of an array that an adapter saves."""
         module, _, name = key.rpartition(".")
-        name = f"ln_tuning_layers.{name}" if key in adapter.copies else name
+        if key in adapter.copies:
+            check_copy(self.family, key)
+            name = adapter.method.hf_copy(name, module in adapter.deltas)
         return hf_name(f"{self.there[module]}.{name}", adapter.method.export_form())
 
 
@@ -170,6 +184,16 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
     return arrays
 
 
+def check_copy(family, key):
+    """Raises ValueError for a copied parameter that HF's model holds in another form."""
+    of_matrix = key.startswith("blocks.") and key.endswith("_proj.weight")
+    if (of_matrix and (family.transposed or family.fused)) or key.startswith("wpe."):
+        raise ValueError(
+            f"HF's {family.architecture} holds {key} in another form; leave its module out of "
+            "modules_to_save"
+        )
+
+
 def whole(method, there, changed, sizes, modules, common):
     """Returns the arrays of a matrix that is one there, given those of its parts here."""
     family, heads = modules.family, modules.config.heads
@@ -200,7 +224,11 @@ def hf_config(adapter, modules, arrays):
     if method.hf_flag:
         values[method.hf_flag] = True
     values = method.to_hf(values, adapter)
-    for option in ("target_modules", "feedforward_modules"):
+    if values.get("modules_to_save"):
+        owners = [path.rpartition(".")[0] for path in adapter.copies]
+        saved = [o for o in owners if any(matches([o], n) for n in values["modules_to_save"])]
+        values["modules_to_save"] = saved
+    for option in ("target_modules", "feedforward_modules", "modules_to_save"):
         if option in values:
             values[option] = list(dict.fromkeys(there[path] for path in values[option]))
     for option in ("rank_pattern", "alpha_pattern"):
@@ -273,6 +301,8 @@ def method_from_hf(values, entries, modules):
     if targets:
         options["target_modules"] = tuple(targets)
     options = EXCHANGED[peft_type].from_hf(options, targets)
+    if options.get("modules_to_save"):
+        options["modules_to_save"] = modules.named(options["modules_to_save"])
     for pattern in {"rank_pattern", "alpha_pattern"} & options.keys():
         keys = {path: first_match(options[pattern], modules.there[path]) for path in targets}
         options[pattern] = {

@@ -14,7 +14,7 @@ which computes the same.
 from ..engine.backend import np, to_numpy
 
 # arrays whose rows belong to the outputs; all other arrays are of the inputs
-ROWS = ("lora_B", "lora_magnitude_vector", "ia3_l", "hada_w1_a", "hada_w2_a")
+ROWS = ("lora_B", "lora_magnitude_vector", "ia3_l", "hada_w1_a", "hada_w2_a", "bias")
 LOW_RANK = ({"lora_A", "lora_B"}, {"lora_A", "lora_B", "lora_magnitude_vector"})
 WHOLE = ("VERA", "LOKR")  # whose arrays cannot be told apart by rows
 
@@ -66,7 +66,7 @@ def fused(method, there, parts, sizes, family, heads):
     inputs = [name for name, a in given[0].items() if not is_of_rows(name, a)]
     if all(same(part[name], given[0][name]) for part in given for name in inputs):
         return common_form(filled, family, heads)
-    if names not in LOW_RANK:
+    if names - {"bias"} not in LOW_RANK:
         raise ValueError(
             f"{there} is one matrix in HF's model, and {type(method).__name__} has changed its "
             "parts in ways that no change of the whole computes; save_adapter can save it"

@@ -184,7 +184,16 @@ def matrix_rows(model, method):
             problem = str(error)
         nbytes = parameters * precision(model).itemsize
         rows.append(Row(path, size, parameters, nbytes, problem))
-    return rows
+    return rows + copied_rows(model, method)
+
+
+def copied_rows(model, method):
+    """Returns a Row for each base parameter of which a copy would train."""
+    try:
+        copies = method.base_parameters_to_copy(model)
+    except ValueError:  # which `attach` raises too
+        return []
+    return [Row(path, p.shape, p.data.size, p.data.nbytes) for path, p in copies.items()]
 
 
 def attached_rows(model, method):
@@ -198,9 +207,7 @@ def attached_rows(model, method):
         arrays = [p.data for p in delta.parameters() if id(p) not in seen]
         seen |= {id(p) for p in delta.parameters()}
         rows.append(Row(path, (), sum(a.size for a in arrays), sum(a.nbytes for a in arrays)))
-    for path, p in method.base_parameters_to_copy(model).items():
-        rows.append(Row(path, p.shape, p.data.size, p.data.nbytes))
-    return rows
+    return rows + copied_rows(model, method)
 
 
 def group_blocks(rows):

@@ -133,6 +133,10 @@ class Method(Options):
         """What an array of that name is multiplied by in a file of HF PEFT."""
         return 1.0
 
+    def hf_copy(self, name, is_target):
+        """What a file of HF PEFT calls a copied parameter, behind the path of its module."""
+        return name
+
     def hf_frozen(self, adapter):
         """Frozen arrays that a file of HF PEFT repeats, {name there: array}."""
         return {}

@@ -37,8 +37,8 @@ class Arrays:
 
 
 def changes(adapter):
-    """(path, Delta, Arrays) of each change of an adapter, which has no copies."""
-    assert adapter.deltas and not adapter.copies
+    """(path, Delta, Arrays) of each change of an adapter; copies may train beside them."""
+    assert adapter.deltas
     return [(path, delta, Arrays(path, delta)) for path, delta in adapter.deltas.items()]
 
 

@@ -1,5 +1,7 @@
 """LoRA."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 import minipeft as mp
@@ -31,6 +33,16 @@ def low_rank(draw, config, method=mp.LoRA, tables=("lm_head",), share=1):
         lora_dropout=draw(DROPOUTS),
         target_modules=names,
     )
+
+
+@st.composite
+def with_copies(draw, config):
+    """A LoRA, or one beside which biases or whole modules train."""
+    method = draw(low_rank(config, tables=("lm_head", "wte")))
+    more = [{}, {}, {"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ("ln_f",)}]
+    if not {"lm_head", "wte"} & {*method.target_modules} and method.target_modules != "all":
+        more.append({"modules_to_save": ("lm_head", "0.ln_1")})
+    return replace(method, **draw(st.sampled_from(more)))
 
 
 SQUARE = mp.LoRA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
@@ -110,7 +122,7 @@ ON_TABLES = {
 
 SPEC = Spec(
     mp.LoRA,
-    draw=lambda config: low_rank(config, tables=("lm_head", "wte")),
+    draw=with_copies,
     small=mp.LoRA(2),
     equation=OnMatrix(equation, rank=lambda method: method.r),
     bugs=BUGS,

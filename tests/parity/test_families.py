@@ -100,6 +100,8 @@ METHODS = {
     "lora": mp.LoRA(r=3, lora_alpha=5.0, target_modules="all-linear"),
     "lora, q and v": mp.LoRA(r=2, target_modules=("q_proj", "v_proj")),
     "rslora": mp.RSLoRA(r=2, target_modules=(*QKV, "o_proj")),
+    "lora and biases": mp.LoRA(r=2, target_modules=QKV, bias="all"),
+    "lora and modules": mp.LoRA(r=2, modules_to_save=("lm_head", "ln_f")),
     "dora": mp.DoRA(r=2, target_modules=(*QKV, "down_proj")),
     "ia3": mp.IA3(),
     "pissa": mp.PiSSA(r=2, target_modules=QKV),
@@ -130,6 +132,34 @@ def test_adapters_go_to_hf_peft_and_come_back(pair, method, tmp_path):
 
 def fresh(folder):
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+BESIDE = {  # {options of HF's LoraConfig: families}
+    "bias": ("gpt2", "qwen2", "starcoder2", "pythia", "opt"),
+    "modules_to_save": ("llama", "llama tied", "gpt2", "pythia", "granite"),
+}
+
+
+@pytest.mark.parametrize("option, family", [(o, f) for o, fs in BESIDE.items() for f in fs])
+def test_what_trains_beside_lora_comes_from_hf_peft(option, family, tmp_path):
+    model = random_model(family)
+    model.save_pretrained(tmp_path / "base")
+    how = {"bias": "all"} if option == "bias" else {"modules_to_save": ["lm_head"]}
+    targets = [*TARGETS.get(family, ["q_proj", "v_proj"])]
+    attached = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=targets, **how))
+    noise = torch.Generator().manual_seed(2)
+    for p in attached.parameters():
+        if p.requires_grad:
+            p.data += 0.1 * torch.randn(p.shape, generator=noise)
+    attached.eval().save_pretrained(tmp_path / "adapter")
+    net = mp.from_pretrained(tmp_path / "base")
+    adapter = mp.import_adapter(net, tmp_path / "adapter")
+    assert adapter.copies
+    with torch.no_grad():
+        logits = attached(torch.tensor(IDS)).logits.numpy()
+    assert difference(ours(net), logits) < 5e-6
+    mp.merge(net, "adapter")
+    assert difference(ours(net), logits) < 5e-6
 
 
 TARGETS = {

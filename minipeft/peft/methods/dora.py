@@ -34,6 +34,11 @@ class DoRA(LoRA):
     hf_flag = "use_dora"
     embeds = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bias != "none":
+            raise ValueError("DoRA keeps the biases that it was made for; leave out bias")
+
     def delta(self, layer, rng):
         return DoRADelta(layer, self, rng)
 

@@ -15,14 +15,16 @@ Hu et al. 2021, section 4.1, arXiv:2106.09685. As in HF PEFT, A is drawn from U(
 paper's is Gaussian.
 """
 
+import math
 from dataclasses import dataclass
 
 from ...engine.backend import np, xp
 from ...engine.functional import embedding, linear
 from ...model.layers import Dropout, Embedding, Parameter, kaiming_uniform
 from ...options import option
-from ..base import Delta
-from ..targets import Targeted, check_rank, patterned, shape, weight
+from ..base import Delta, base_parameters
+from ..formula import terms_of_shapes
+from ..targets import Targeted, check_rank, matching, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class LoRA(Targeted):
     rank_pattern and alpha_pattern give single modules another r or α, by the end of their path
     with * for anything: {"down_proj": 16}. The first pattern that matches counts, and the
     module is scaled by its own α / r, as in HF PEFT. layers_to_transform picks blocks by index.
+    Beside B and A, copies of base parameters can train: all biases or those of the targets
+    (bias), and all parameters of modules such as "lm_head" (modules_to_save).
     """
 
     r: int = option(8, at_least=1)
@@ -41,6 +45,8 @@ class LoRA(Targeted):
     layers_to_transform: tuple[int, ...] | int | None = None
     rank_pattern: dict[str, int] = option(default_factory=dict, hash=False, at_least=1)
     alpha_pattern: dict[str, float] = option(default_factory=dict, hash=False)
+    bias: str = option("none", one_of=("none", "all", "lora_only"))
+    modules_to_save: tuple[str, ...] = ()
 
     name = "lora"
     family = "lora"
@@ -64,6 +70,37 @@ class LoRA(Targeted):
         own = patterned(self, path, "lora_alpha")
         check_rank(path, own.r, shape)
         return own
+
+    def copied(self, config):
+        """{path: shape} of the base parameters of which copies train."""
+        targets, shapes = self.targets(config.target_shapes), dict(config.parameter_shapes)
+        shapes.setdefault("lm_head.weight", (config.vocab, config.width))  # of a tied head
+        owners = {path: path.rpartition(".")[0] for path in shapes}
+        saved = {}
+        for name in self.modules_to_save:
+            saved |= matching({owner: owner for owner in owners.values()}, (name,))
+        if both := sorted(saved.keys() & targets.keys()):
+            raise ValueError(f"{both[0]} is a target and in modules_to_save; name it once")
+        biases = {"none": (), "all": owners.values(), "lora_only": targets}[self.bias]
+        return {
+            path: shapes[path]
+            for path, owner in owners.items()
+            if owner in saved or (path.endswith(".bias") and owner in biases)
+        }
+
+    def terms(self, config):
+        return super().terms(config) + terms_of_shapes(list(self.copied(config).values()))
+
+    def count_new(self, config):
+        known = self.copied(config).keys() & config.parameter_shapes.keys()
+        return self.count(config) - sum(math.prod(config.parameter_shapes[p]) for p in known)
+
+    def base_parameters_to_copy(self, model):
+        base = dict(base_parameters(model))
+        return {path: base.get(path, base["wte.weight"]) for path in self.copied(model.config)}
+
+    def hf_copy(self, name, is_target):
+        return f"base_layer.{name}" if is_target else name
 
     def delta(self, layer, rng):
         kind = LoRAEmbeddingDelta if isinstance(layer, Embedding) else LoRADelta

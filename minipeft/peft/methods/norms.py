@@ -31,3 +31,6 @@ class NormTuning(Selective):
 
     def to_hf(self, values, adapter):
         return values | {"target_modules": [path.rpartition(".")[0] for path in adapter.copies]}
+
+    def hf_copy(self, name, is_target):
+        return f"ln_tuning_layers.{name}"

@@ -49,7 +49,8 @@ class PiSSA(LoRA):
         return own
 
     def export_form(self):
-        names = ("r", "lora_alpha", "lora_dropout", "target_modules", "layers_to_transform")
+        names = ("lora_dropout", "target_modules", "layers_to_transform", "bias")
+        names += ("modules_to_save",)
         same = {name: getattr(self, name) for name in names}
         twice = {"r": 2 * self.r, "lora_alpha": 2 * self.lora_alpha}
         ranks = {key: 2 * r for key, r in self.rank_pattern.items()}
