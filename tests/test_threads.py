@@ -104,6 +104,18 @@ def test_no_answer_is_of_neither():
     assert {*seen} <= {right}
 
 
+def test_a_change_under_way_is_not_refused_by_one_that_begins():
+    """Another thread that has announced itself, and not yet looked, does not end a change."""
+    net = tuned()
+    before = logits(net)
+    with mp.disabled(net):
+        other = transaction.Use(user=-1, changes=False)
+        transaction._uses[net].add(other)
+    assert list(mp.in_use(net)) == ["a"]
+    del other
+    assert logits(net) == before
+
+
 def test_two_runs_on_one_model_at_once_are_refused():
     net, data = tuned(), mp.Examples(*batch(CONFIG))
     refused = []

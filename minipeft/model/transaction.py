@@ -106,9 +106,11 @@ def using(model, changes):
     use = Use(_user.get() or threading.get_ident(), changes)
     uses = _uses.setdefault(model, weakref.WeakSet())
     token = _user.set(use.user)
+    # who is within a change already has the model; others that begin now will be refused
+    has_it = any(other.changes and other.user == use.user for other in list(uses))
     try:
         uses.add(use)  # and then look: of two that begin at once, one at least sees the other
-        others = [other.changes for other in uses if other.user != use.user]
+        others = [] if has_it else [o.changes for o in list(uses) if o.user != use.user]
         if any(others) or (changes and others):
             does = "changes or trains" if any(others) else "computes with"
             raise RuntimeError(
