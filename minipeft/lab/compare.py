@@ -27,7 +27,13 @@ from .comparison_plot import comparison
 from .comparison_table import COMPARED, table
 from .executor import Processes, cores, dask, forget, run_all
 from .experiment import Experiment, measure, tune
-from .model_comparison import ModelExperiment, default_rate, identity, measure_model
+from .model_comparison import (
+    ModelExperiment,
+    default_rate,
+    identity,
+    measure_model,
+    where_memory_allows,
+)
 from .plots import save
 from .tune import BITS
 
@@ -68,6 +74,9 @@ def compare_models(options, methods, budgets, seeds):
     if options.tasks or options.tune or options.dask:
         raise ValueError("--tasks, --tune and --dask are of the comparison on words")
     paths = [options.model, options.data, *([options.heldout] if options.heldout else [])]
+    for path in paths[1:]:
+        read_conversations(path)  # complain before a model is read
+    methods = where_memory_allows(methods, options.model)
     experiments = [
         ModelExperiment(
             options.model, options.data, options.heldout, method, steps,
@@ -76,8 +85,6 @@ def compare_models(options, methods, budgets, seeds):
         )
         for steps, method, seed in itertools.product(budgets, methods, seeds)
     ]  # fmt: skip
-    for path in paths[1:]:
-        read_conversations(path)  # complain before a model is read
     about = {"files": {path: identity(path) for path in paths}, "versions": versions()}
     jobs, name = options.jobs or 1, "compare_model"
     executor = Processes(jobs, threads=max(1, cores() // jobs))

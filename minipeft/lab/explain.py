@@ -8,6 +8,7 @@ names that match nothing, each with a suggestion; warnings about settings that a
 surprising; and the error, if any, that `attach` would raise. The model stays as it is.
 """
 
+import contextlib
 import difflib
 import json
 import math
@@ -184,15 +185,14 @@ def matrix_rows(model, method):
             problem = str(error)
         nbytes = parameters * precision(model).itemsize
         rows.append(Row(path, size, parameters, nbytes, problem))
-    return rows + copied_rows(model, method)
+    with contextlib.suppress(ValueError):  # which `attach` raises too
+        rows += copied_rows(model, method)
+    return rows
 
 
 def copied_rows(model, method):
     """Returns a Row for each base parameter of which a copy would train."""
-    try:
-        copies = method.base_parameters_to_copy(model)
-    except ValueError:  # which `attach` raises too
-        return []
+    copies = method.base_parameters_to_copy(model)
     return [Row(path, p.shape, p.data.size, p.data.nbytes) for path, p in copies.items()]
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import statistics
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..engine.backend import np, to_numpy
 from ..engine.functional import IGNORE
 from ..engine.tensor import no_grad
 from ..errors import unknown
-from ..io.pretrained import model_path
+from ..io.pretrained import config_of, model_path
 from ..peft.attach import attach, detach
 from ..peft.merge import merge, unmerge
 from ..text.conversations import read_conversations
@@ -79,8 +80,6 @@ def measure_model(experiment):
     before = untrained(e.model, e.data, e.heldout, e.bits, e.system, e.seed)
     chat, train, test, questions = prepared(e)
     model = chat.model
-    if e.method == "full":
-        check_memory(model)
     adapter = attach(model, COMPARED[e.method](), rng=e.seed)
     try:
         history = fit(model, train, e.steps, e.batch_size, e.lr, seed=e.seed, label=None)
@@ -201,15 +200,20 @@ def merge_difference(chat, adapter):
     return float(np.abs(merged - attached).max())
 
 
-def check_memory(model):
-    """Raises ValueError if full fine-tuning would need more memory than the machine has."""
-    needed = COPIES_OF_FULL * 4 * model.config.size
-    there = memory_of_machine()
-    if there is not None and needed > there:
-        raise ValueError(
-            f"full fine-tuning needs about {needed / 1e9:.1f} GB, and the machine has "
-            f"{there / 1e9:.1f} GB; leave it out of --methods"
-        )
+def where_memory_allows(methods, path):
+    """Returns the methods without full fine-tuning if the machine has too little memory for it.
+
+    It says so on standard error.
+    """
+    needed, there = COPIES_OF_FULL * 4 * config_of(path).size, memory_of_machine()
+    if "full" not in methods or there is None or needed <= there:
+        return methods
+    print(
+        f"left out: full fine-tuning needs about {needed / 1e9:.1f} GB, and the machine has "
+        f"{there / 1e9:.1f} GB",
+        file=sys.stderr,
+    )
+    return [method for method in methods if method != "full"]
 
 
 def memory_of_machine():
