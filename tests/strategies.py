@@ -19,10 +19,11 @@ VARIANTS = {
 
 
 @st.composite
-def configs(draw, shapes=("gpt2", "llama"), context=16):
+def configs(draw, shapes=("gpt2", "llama"), context=16, variants=True):
     """A Config: odd widths where heads allow, one or two layers, grouped heads, tied or not.
 
-    A GPT-2 has biases, a Llama may have them. Either may have what only some families have.
+    A GPT-2 has biases, a Llama may have them. Either may have what only some families have, if
+    there are to be variants.
     """
     shape = draw(st.sampled_from(shapes))
     kv_heads, groups = draw(st.integers(1, 2)), draw(st.integers(1, 3))
@@ -41,7 +42,7 @@ def configs(draw, shapes=("gpt2", "llama"), context=16):
         tied=draw(st.booleans()),
         init_std=0.3,
     )
-    variant = draw(st.sampled_from(({}, *VARIANTS[shape])))
+    variant = draw(st.sampled_from(({}, *VARIANTS[shape]))) if variants else {}
     return config.with_(**variant)
 
 
