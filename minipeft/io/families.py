@@ -3,9 +3,9 @@
     config.json               Config                          {name there: parameter here}
     {"hidden_size": 576, …}   Config.llama(width=576, …)      model.layers.0.mlp.up_proj.weight
 
-A Family is a table of the differences: how its Config is told, which names it uses, which
-matrices it holds as one, and whether it holds them transposed. What a config.json says and no
-field of a Config can express raises an error: nothing that changes a logit is ignored.
+A Family is a table of the differences: the keys of its config.json, its names of parameters,
+which matrices it holds as one, and whether it holds them transposed. A key that changes a logit
+and has no counterpart in a Config raises an error: none is ignored.
 """
 
 import json

@@ -90,7 +90,7 @@ class GGUF:
         return a
 
     def read(self, name):
-        """Returns one array, dequantised to float32, in memory of its own."""
+        """Returns one array, dequantised to float32, in new memory."""
         kind, shape = self.entries[name]
         return dequantize(kind, self.blocks(name)).reshape(shape)
 

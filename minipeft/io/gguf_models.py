@@ -133,10 +133,8 @@ def with_rope_factors(file, config):
     """Returns the Config with the rope_scaling that the factors in a file are of, if any."""
     if "rope_freqs.weight" not in file.entries:
         return config
-    speeds = config.rope_theta ** (-np.arange(0, config.head_width, 2) / config.head_width)
     for scaling in LLAMA3:
-        factors = speeds / scaled_frequencies(speeds, *scaling)
-        if np.allclose(factors, file.read("rope_freqs.weight"), rtol=1e-5):
+        if np.allclose(divisors(config, scaling), file.read("rope_freqs.weight"), rtol=1e-5):
             return config.with_(rope_scaling=scaling)
     if (file.read("rope_freqs.weight") == 1.0).all():
         return config
@@ -259,7 +257,12 @@ def entry(path, p, config, architecture, kind):
 
 def rope_factors(config):
     """Returns the entry of the factors by which llama.cpp divides the frequencies of RoPE."""
-    K = config.head_width
-    speeds = config.rope_theta ** (-np.arange(0, K, 2) / K)
-    factors = (speeds / scaled_frequencies(speeds, *config.rope_scaling)).astype("float32")
+    factors = divisors(config, config.rope_scaling).astype("float32")
     return "F32", factors.shape, lambda: factors
+
+
+def divisors(config, scaling):
+    """Returns by what a rope_scaling divides the frequency of each pair, (head_width / 2,)."""
+    K = config.head_width
+    frequencies = config.rope_theta ** (-np.arange(0, K, 2) / K)
+    return frequencies / scaled_frequencies(frequencies, *scaling)

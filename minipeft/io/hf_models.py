@@ -115,9 +115,18 @@ def hf_shape(family, config, paths):
     """Returns the shape that the array of these parameters has there."""
     shapes = [config.parameter_shapes[path] for path in paths]
     rows, *rest = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-    rows += family.spare_positions if paths == ["wpe.weight"] else 0
-    is_transposed = family.transposed and rest and paths[0].startswith("blocks")
-    return (*rest, rows) if is_transposed else (rows, *rest)
+    rows += spare_rows(family, paths)
+    return (*rest, rows) if is_transposed(family, paths, len(shapes[0])) else (rows, *rest)
+
+
+def spare_rows(family, paths):
+    """Returns how many rows the array there begins with that no parameter here has."""
+    return family.spare_positions if paths == ["wpe.weight"] else 0
+
+
+def is_transposed(family, paths, ndim):
+    """Returns whether the array there is (in, out)."""
+    return family.transposed and ndim == 2 and paths[0].startswith("blocks")
 
 
 def check_size(config, weights, family):
@@ -147,10 +156,8 @@ def fill(model, family, weights):
     """Set all parameters of a model to those in its files."""
     config, parameters = model.config, dict(model.named_parameters())
     for name, paths in hf_parameters(family, config).items():
-        a = weights.read(weights.names[name])
-        if paths == ["wpe.weight"]:
-            a = a[family.spare_positions :]
-        if family.transposed and a.ndim == 2 and paths[0].startswith("blocks"):
+        a = weights.read(weights.names[name])[spare_rows(family, paths) :]
+        if is_transposed(family, paths, a.ndim):
             a = a.T
         parts = family.split(a, [parameters[path].shape[0] for path in paths], config.heads)
         for path, part in zip(paths, parts, strict=True):
@@ -216,9 +223,9 @@ class Joined:
 
     def __init__(self, family, config, parameters, paths):
         self.family, self.heads, self.parameters = family, config.heads, parameters
-        self.spare = family.spare_positions if paths == ["wpe.weight"] else 0
+        self.spare = spare_rows(family, paths)
         self.shape = hf_shape(family, config, paths)
-        self.flip = family.transposed and len(self.shape) == 2 and paths[0].startswith("blocks")
+        self.flip = is_transposed(family, paths, len(self.shape))
         self.dtype = parameters[0].dtype
         self.itemsize = self.dtype.itemsize
         self.nbytes = math.prod(self.shape) * self.itemsize

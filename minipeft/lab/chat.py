@@ -2,7 +2,7 @@
 
 minipeft chat smollm2 --adapter support --adapter pirate
 
-The answer appears word by word. Commands, each on a line of its own:
+The answer appears word by word. Commands, each on its own line:
 
     /use NAME [NAME …]   answer with these adapters, the first innermost
     /base                answer with the base alone

@@ -60,7 +60,7 @@ def measure(experiment):
     model, test = backbone(packed), dataset(task, experiment.split, words)
     before, plain = untrained(packed, task, experiment.split, words)
     adapter = attach(model, COMPARED[experiment.method](), rng=experiment.seed)
-    history = train(model, experiment)
+    history = train(model, dataset(task, "train"), experiment, task)
     after = evaluate(model, test)
     row = asdict(experiment) | {
         "trainable": adapter.count,
@@ -73,7 +73,7 @@ def measure(experiment):
         "old_before": old_tasks(packed, words),
         "old": remembered(model, words),
         "seconds_per_step": statistics.median(history.seconds),
-        "tape_bytes": tape_bytes(model, experiment),
+        "tape_bytes": tape_bytes(model, dataset(task, "train"), experiment),
         "file_bytes": file_bytes(model, adapter.name),
         "mergeable": adapter.method.mergeable,
         "merge_difference": merge_difference(model, adapter, test),
@@ -91,20 +91,22 @@ def tune(experiment):
     model = backbone(experiment.packed)
     attach(model, COMPARED[experiment.method](), rng=experiment.seed)
     try:
-        train(model, experiment)
+        train(model, dataset(experiment.task, "train"), experiment, experiment.task)
     except FloatingPointError:
         return {"loss": float("inf"), "exact": 0.0}  # this rate is too high
     test = dataset(experiment.task, experiment.split, experiment.words)
     return asdict(evaluate(model, test))
 
 
-def train(model, experiment):
-    """Calls `fit`; returns its History. All methods see the same batches in the same order."""
-    e, data = experiment, dataset(experiment.task, "train")
+def train(model, data, e, what):
+    """Calls `fit`; returns its History. All methods see the same batches in the same order.
+
+    e: the experiment. what: what is learnt, named in errors.
+    """
     try:
         history = fit(model, data, e.steps, e.batch_size, e.lr, seed=e.seed, label=None)
     except (ValueError, FloatingPointError) as error:
-        raise type(error)(f"{e.method} on {e.task}: {error}") from None
+        raise type(error)(f"{e.method} on {what}: {error}") from None
     if history.stopped:
         raise KeyboardInterrupt(history.stopped)
     return history
@@ -153,10 +155,9 @@ def logits(model, data):
         return to_numpy(model(data.take(np.arange(min(32, len(data))))[0]).data)
 
 
-def tape_bytes(model, experiment):
+def tape_bytes(model, data, e):
     """Returns the bytes that the tape of one training step holds, without the parameters."""
-    data = dataset(experiment.task, "train")
-    loss = chunked_loss(model, *data.batch(0, experiment.batch_size, experiment.seed))
+    loss = chunked_loss(model, *data.batch(0, e.batch_size, e.seed))
     return sum(a.nbytes for a in tape_arrays(loss, model.parameters()))
 
 
@@ -186,10 +187,15 @@ def answers(model, experiment, n=3):
     """Returns what the model writes for n words of the split: [[lemma, answer, right?], …]."""
     task = experiment.task
     pairs = Task(task).pairs(experiment.split)
-    pairs = [pairs[(2 * i + 1) * len(pairs) // (2 * n)] for i in range(n)]
+    pairs = [pairs[i] for i in evenly(n, len(pairs))]
     written = generate(model, [encode(task, lemma) for lemma, _ in pairs], 30, stop=END)
     answers = map(decode, written)
     return [[lemma, a, a == right] for (lemma, right), a in zip(pairs, answers, strict=True)]
+
+
+def evenly(n, count):
+    """Returns n places in a list of `count`, evenly spread; all if it has fewer."""
+    return [(2 * i + 1) * count // (2 * n) for i in range(min(n, count))]
 
 
 def tens(losses):

@@ -12,7 +12,7 @@ import os
 import re
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..engine.backend import np, to_numpy
@@ -23,12 +23,10 @@ from ..io.pretrained import config_of, model_path
 from ..peft.attach import attach, detach
 from ..peft.merge import merge, unmerge
 from ..text.conversations import read_conversations
-from ..train.batch_gradient import chunked_loss
 from ..train.data import Examples
-from ..train.fit import Settings, evaluate, fit
+from ..train.fit import Settings, evaluate
 from .comparison_table import COMPARED
-from .experiment import base_bytes, file_bytes, tens
-from .saved_tensors import tape_arrays
+from .experiment import base_bytes, evenly, file_bytes, tape_bytes, tens, train
 from .tune import SLOWER, load_chat, split
 
 # what no conversation of a shop is about
@@ -77,16 +75,11 @@ def default_rate(method):
 def measure_model(experiment):
     """Runs an experiment; returns a JSON object: sizes in bytes, seconds, nats a token."""
     e = experiment
-    before = untrained(e.model, e.data, e.heldout, e.bits, e.system, e.seed)
-    chat, train, test, questions = prepared(e)
+    before = untrained(replace(e, method="lora", steps=1, lr=1.0))  # which change nothing
+    chat, data, test, questions = prepared(e)
     model = chat.model
     adapter = attach(model, COMPARED[e.method](), rng=e.seed)
-    try:
-        history = fit(model, train, e.steps, e.batch_size, e.lr, seed=e.seed, label=None)
-    except (ValueError, FloatingPointError) as error:
-        raise type(error)(f"{e.method} on {e.data}: {error}") from None
-    if history.stopped:
-        raise KeyboardInterrupt(history.stopped)
+    history = train(model, data, e, e.data)
     written, right = judged(chat, questions)
     row = asdict(e) | before | {
         "kind": "model",
@@ -98,7 +91,7 @@ def measure_model(experiment):
         "base_bytes": base_bytes(model),
         "old": unrelated_loss(chat),
         "seconds_per_step": statistics.median(history.seconds),
-        "tape_bytes": tape_bytes(model, train, e),
+        "tape_bytes": tape_bytes(model, data, e),
         "file_bytes": file_bytes(model, adapter.name),
         "mergeable": adapter.method.mergeable and e.bits is None,
         "examples": some(questions, written, right),
@@ -120,13 +113,9 @@ def prepared(e):
 
 
 @functools.cache
-def untrained(*which):
+def untrained(e):
     """Returns what the model itself scores, the same for all methods."""
-    *texts, seed = which
-    model, data, heldout, bits, system = texts
-    chat, _, test, questions = prepared(
-        ModelExperiment(model, data, heldout, "lora", 1, 1.0, seed, 8, bits, system)
-    )
+    chat, _, test, questions = prepared(e)
     return {
         "exact_before": statistics.fmean(judged(chat, questions)[1]),
         "loss_before": evaluate(chat.model, test).loss,
@@ -170,8 +159,10 @@ def holds(answer, word):
 
 def some(questions, written, right, n=3):
     """Returns [[question, answer, right?], …] of n conversations, evenly spread."""
-    places = [(2 * i + 1) * len(questions) // (2 * n) for i in range(min(n, len(questions)))]
-    return [[questions[i][0][-1]["content"], written[i], bool(right[i])] for i in places]
+    return [
+        [questions[i][0][-1]["content"], written[i], bool(right[i])]
+        for i in evenly(n, len(questions))
+    ]
 
 
 def unrelated_loss(chat):
@@ -181,12 +172,6 @@ def unrelated_loss(chat):
     labels = ids[:, 1:].copy()
     labels[:, :8] = IGNORE  # what the text is about is not yet clear
     return evaluate(chat.model, Examples(ids[:, :-1], labels)).loss
-
-
-def tape_bytes(model, train, e):
-    """Returns the bytes that the tape of one training step holds, without the parameters."""
-    loss = chunked_loss(model, *train.batch(0, e.batch_size, e.seed))
-    return sum(a.nbytes for a in tape_arrays(loss, model.parameters()))
 
 
 def merge_difference(chat, adapter):

@@ -189,13 +189,8 @@ class CodedParameter(QuantizedParameter):
     __slots__ = ("minima",)
 
     def __init__(self, codes, scales, minima, shape):
-        self.node, self.kind, self.block, self.double, self.mean = (
-            None,
-            "coded",
-            32,
-            False,
-            None,
-        )
+        self.node, self.kind, self.block = None, "coded", 32
+        self.double, self.mean = False, None
         self.codes, self.scales, self.minima = codes, scales, minima  # uint8, (N, 1), or None
         self.shape, self.dtype = tuple(shape), np.dtype("float32")
 
@@ -210,7 +205,7 @@ class CodedParameter(QuantizedParameter):
         minima = None if minima is None else xp.asarray(minima)
         return cls(xp.asarray(pairs.reshape(-1)), xp.asarray(scales), minima, shape)
 
-    @property
+    @QuantizedParameter.data.getter
     def data(self):
         """The dequantised array, computed anew at each access, a chunk at a time."""
         weights = xp.empty((len(self.scales), self.block), self.dtype)
@@ -222,10 +217,6 @@ class CodedParameter(QuantizedParameter):
             if self.minima is not None:
                 weights[part] += self.minima[part]
         return weights.reshape(self.shape)
-
-    @data.setter
-    def data(self, values):
-        raise ValueError("a quantised weight is read-only; dequantize(model) first")
 
     @property
     def arrays(self):

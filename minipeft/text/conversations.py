@@ -35,8 +35,8 @@ class Conversation(list):
 def read_conversations(path):
     """Returns a list of Conversations, one for each line of a JSONL file that is not blank.
 
-    Raises ValueError, with the line, for what is no JSON object with a list "messages" of role
-    and content (see `check_messages`), or does not end with an answer of the assistant.
+    Raises ValueError, naming the line, if one is not a JSON object with a list "messages" of
+    role and content (see `check_messages`), or does not end with an answer of the assistant.
     """
     path, found = as_path(path), []
     with opened(path, "JSONL file with a conversation in each line") as file:

@@ -138,7 +138,7 @@ def serve(pipe, work, arguments):
 
 
 class Side:
-    """One side, in a process of its own."""
+    """One side, in its own process."""
 
     def __init__(self, work, *arguments):
         self.pipe, end = multiprocessing.Pipe()

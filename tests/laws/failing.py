@@ -19,15 +19,20 @@ def law_21_what_fails_changes_nothing(case):
 
     The lines are drawn by the seed.
     """
+    for _, start, lines, after in beginnings(case):
+        for line in np.random.default_rng(case.seed).integers(1, lines + 1, 1):
+            fails_cleanly(start, int(line), after)
+
+
+def beginnings(case):
+    """Yields (operation, function that begins it, its lines, the state after it)."""
     for operation in OPERATIONS:
         start = operation(case)
         if start is None:
             continue
         work, net = start()
         lines = count_lines(work)
-        after = state(net)
-        for line in np.random.default_rng(case.seed).integers(1, lines + 1, 1):
-            fails_cleanly(start, int(line), after)
+        yield operation, start, lines, state(net)
 
 
 def fails_cleanly(start, number, after, kind="line"):

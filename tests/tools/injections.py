@@ -14,8 +14,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import minipeft as mp  # noqa: E402
 from laws.case import Case  # noqa: E402
-from laws.failing import OPERATIONS, allocations, count_lines, fails_cleanly  # noqa: E402
-from laws.several import state  # noqa: E402
+from laws.failing import allocations, beginnings, fails_cleanly  # noqa: E402
 
 SIZES = dict(vocab=11, context=40, width=32, layers=1, heads=4, kv_heads=2, ffn=24)
 CONFIGS = mp.Config.gpt2(**SIZES), mp.Config.llama(**SIZES)
@@ -24,13 +23,7 @@ CONFIGS = mp.Config.gpt2(**SIZES), mp.Config.llama(**SIZES)
 def campaign(case, every):
     """Returns (how many injections, complaints) for one method on one model."""
     tried, complaints = 0, []
-    for operation in OPERATIONS:
-        start = operation(case)
-        if start is None:
-            continue
-        work, net = start()
-        lines = count_lines(work)
-        after = state(net)
+    for operation, start, lines, after in beginnings(case):
         points = [("line", n) for n in range(1, lines + 1, every)]
         points += [("allocation", n) for n in range(1, allocations(start) + 1, every)]
         for kind, number in points:
