@@ -256,9 +256,9 @@ def test_a_real_models_ids_are_those_of_the_rules_of_llama_cpp():
 
 @real
 def test_a_real_models_ids_are_those_of_transformers():
-    """Of its own reading of the GGUF file, once it splits digits as the model's own files do.
+    """Transformers can read a GGUF file; told to split digits as the model does, it agrees.
 
-    As it is, it splits every byte-level text as GPT-2 does if it does not know the name.
+    Without that it splits the text as GPT-2 does, since it does not know the rule's name.
     """
     from tokenizers import pre_tokenizers
 
