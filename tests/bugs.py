@@ -101,11 +101,16 @@ MODEL = (
         13, PREFIX, LLAMA.with_(rotary=0.5, head_width=4),
         module="model.transformer"),
     Bug("qk norm: of the queries only",
-        "k = self.k_norm(split_heads(self.k_proj(x), self.kv_heads))\n"
-        "v = split_heads(self.v_proj(x), self.kv_heads)",
-        "k = split_heads(self.k_proj(x), self.kv_heads)\n"
-        "v = split_heads(self.v_proj(x), self.kv_heads)",
+        "q = self.q_norm(split_heads(q, self.heads))\n"
+        "k = self.k_norm(split_heads(k, self.kv_heads))",
+        "q = self.q_norm(split_heads(q, self.heads))\nk = split_heads(k, self.kv_heads)",
         13, PREFIX, LLAMA.with_(qk_norm=True), module="model.transformer"),
+    Bug("shared start: only the first row's gradient", "g[:, :self.shared].sum(axis=0)",
+        "g[0, :self.shared]", 14, LORA, module="model.shared_start"),
+    Bug("shared start: the rows behind read it too", "dx[1:, :self.shared] = 0.0", "pass",
+        14, LORA, module="model.shared_start"),
+    Bug("shared start: beside active dropout", "is_dropping(model)", "False",
+        14, mp.LoRA(r=2, lora_dropout=0.5), module="train.batch_gradient"),
     Bug("cache: new keys over the last of the old",
         "buffer[:, :, S:end] = new.data", "buffer[:, :, S - 1 : end - 1] = new.data",
         12, LORA, module="model.kv_cache"),

@@ -11,6 +11,8 @@ says which slots a query may attend to.
 Shapes: B batch, T tokens read now, S slots in all, G key-value heads, K head width.
 """
 
+import copy
+
 from ..engine.backend import array, np, xp
 from ..engine.ops import concat
 from ..engine.tensor import Tensor, needs_gradient
@@ -25,6 +27,7 @@ class KVCache:
         self.keys, self.values = [None] * layers, [None] * layers  # (B, G, S, K) each
         self.length = 0  # filled slots
         self.attention_mask = None  # (B, S) booleans, False at padding; None: no padding
+        self.shared_start = None  # a SharedStart while tokens that all rows share are read once
         self.buffers = {}  # {(kind, layer): (array with room for more slots, slots filled)}
 
     def append(self, layer, k, v):
@@ -76,6 +79,12 @@ class KVCache:
             hidden = hidden | (place[:, -T:, None] - place[:, None, :] >= window)
         mask = causal(T, self.length, dtype) + array(np.where(hidden, MASKED, 0.0), dtype)
         return np.maximum(place[:, -T:], 0), mask
+
+    def for_rows(self):
+        """Returns this cache for reading on: from here on rows share no tokens."""
+        cache = copy.copy(self)
+        cache.shared_start = None
+        return cache
 
     def with_prefix(self, keys, values):
         """Returns a new cache: P slots that are given, then the slots of this one.

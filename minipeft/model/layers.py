@@ -111,7 +111,9 @@ class Site(Module):
     (Δ, rows) in use: the first is Δ₁(f), the second Δ₂(Δ₁(f)), and so on. If rows is not None
     but a boolean array (B,), Δ applies only to those rows of the batch.
 
-    A Δ is called as delta(f, *args), and may call f, in place of f(*args).
+    A Δ is called as delta(f, *args), and may call f, in place of f(*args). Only at the sites
+    `start` and `attend` of a transformer may it look at several tokens. At all others it must
+    compute each token by itself: there x (B, T, D) may come as one row of tokens (1, N, D).
     """
 
     def __init__(self):
@@ -259,6 +261,12 @@ class Dropout(Module):
     def forward(self, x):
         rng = _rng.get()
         return x if rng is None or self.p == 0 else F.dropout(x, self.p, rng)
+
+
+def is_dropping(model):
+    """Returns whether some Dropout of the model is active now."""
+    dropouts = (m for _, m in model.named_modules() if isinstance(m, Dropout))
+    return _rng.get() is not None and any(dropout.p for dropout in dropouts)
 
 
 def kaiming_uniform(rng, n_out, n_in):

@@ -71,6 +71,14 @@ def levels_of_bytes(kind, precision):
     return xp.asarray(pairs.view(np.result_type(precision, np.complex64))[:, 0])
 
 
+def look_up(table, codes, out):
+    """Write table[codes] into an array, whose floats may be pairs in the table."""
+    if isinstance(codes, np.ndarray):  # a byte is never beyond a table of 256: nothing to check
+        np.take(table, codes, out=out.view(table.dtype), mode="clip")
+    else:
+        out[...] = xp.take(table, codes).view(out.dtype)
+
+
 class QuantizedParameter(Parameter):
     """A frozen parameter held as codes and scales. Reading its `data` dequantises it each time.
 
@@ -104,15 +112,21 @@ class QuantizedParameter(Parameter):
 
     @property
     def data(self):
-        """The dequantised array, computed anew at each access."""
-        weights = xp.take(levels_of_bytes(self.kind, self.dtype), self.codes)
-        weights = weights.view(self.dtype)[: self.size]
+        """The dequantised array, computed anew at each access, a chunk at a time."""
+        table = levels_of_bytes(self.kind, self.dtype)
         scales = self.scales.data + self.mean if self.double else self.scales
         scales = scales.astype(self.dtype)
-        whole = self.size // self.block * self.block  # the last block may be shorter
-        blocks = weights[:whole].reshape(-1, self.block)
-        blocks *= scales[: len(blocks), None]
-        weights[whole:] *= scales[-1]
+        weights = xp.empty(self.size, self.dtype)
+        blocks, rest = divmod(self.size, self.block)  # the last block may be shorter
+        whole = weights[: self.size - rest].reshape(blocks, self.block)
+        bytes_of_block = self.block * self.dtype.itemsize // table.itemsize
+        codes = self.codes[: blocks * bytes_of_block].reshape(blocks, bytes_of_block)
+        for part in chunks(whole):
+            look_up(table, codes[part], whole[part])
+            whole[part] *= scales[:blocks][part, None]
+        if rest:
+            last = xp.take(table, self.codes[codes.size :]).view(self.dtype)
+            weights[-rest:] = last[:rest] * scales[-1]
         return weights.reshape(self.shape)
 
     @data.setter
@@ -212,8 +226,8 @@ class CodedParameter(QuantizedParameter):
         codes = self.codes.reshape(len(weights), -1)
         pairs = pairs_of_codes(8 if self.minima is None else 0)
         for part in chunks(weights):
-            values = xp.take(pairs, codes[part]).view(self.dtype)
-            xp.multiply(values, self.scales[part], out=weights[part])
+            look_up(pairs, codes[part], weights[part])
+            weights[part] *= self.scales[part]
             if self.minima is not None:
                 weights[part] += self.minima[part]
         return weights.reshape(self.shape)

@@ -20,6 +20,7 @@ from ..engine.ops import concat, relu
 from ..errors import to_python
 from .kv_cache import KVCache
 from .layers import Dropout, Embedding, LayerNorm, Linear, Module, RMSNorm, Site, TiedHead
+from .shared_start import SharedStart, check_shared
 from .transaction import computing
 from .validation import check_attention_mask, check_ids, check_labels
 
@@ -85,13 +86,16 @@ class Attention(Site):
         self.o_proj = Linear(q, D, rng, config.bias, std / (2 * config.layers) ** 0.5)
 
     def forward(self, x, cache, layer, rotate, mask):
-        B, T, _ = x.shape
-        q = self.q_norm(split_heads(self.q_proj(x), self.heads))  # (B, H, T, K)
-        k = self.k_norm(split_heads(self.k_proj(x), self.kv_heads))  # (B, G, T, K)
-        v = split_heads(self.v_proj(x), self.kv_heads)
-        k, v = cache.append(layer, rotate(k, layer), v)  # (B, G, S, K)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if start := cache.shared_start:
+            q, k, v = map(start.for_each_row, (q, k, v))
+        q = self.q_norm(split_heads(q, self.heads))  # (B, H, T, K)
+        k = self.k_norm(split_heads(k, self.kv_heads))  # (B, G, T, K)
+        k, v = cache.append(layer, rotate(k, layer), split_heads(v, self.kv_heads))
         out = self.attend(scaled(rotate(q, layer), self.scale), k, v, mask)  # (B, H, T, K)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, T, -1))
+        out = out.transpose(0, 2, 1, 3)  # (B, T, H, K)
+        out = out.reshape(*out.shape[:2], -1)
+        return self.o_proj(start.once(out) if start else out)
 
 
 def unchanged(x):
@@ -190,17 +194,20 @@ class Transformer(Module):
             x, cache = self.hidden_states(ids, cache, attention_mask)
             return self.lm_head(x[:, -1:] if last_only else x), cache
 
-    def hidden_states(self, ids, cache=None, attention_mask=None):
+    def hidden_states(self, ids, cache=None, attention_mask=None, shared=0):
         """Returns (the head's input (B, T, D), cache) for token ids (B, T) behind the cache.
 
         A cache that is given is filled further, in place; without one, an empty one is started.
-        attention_mask (B, T) is False at padding.
+        attention_mask (B, T) is False at padding. shared: how many first tokens are the same in
+        all rows, of a batch without a cache, padding and dropout; they are computed only once.
         Raises ValueError for ids that are not in the vocabulary, an empty batch, a cache of
         another batch size, or more slots than the context has.
         """
         ids = check_ids(ids, self.config.vocab)
         attention_mask = check_attention_mask(attention_mask, np.shape(ids))
         x = self.wte(xp.asarray(ids))  # (B, T, D)
+        if shared:
+            check_shared(shared, ids, cache, attention_mask)
         if cache is None:
             x, attention_mask, cache = self.start(x, attention_mask)
         x = scaled(x, self.config.embedding_scale)
@@ -220,12 +227,22 @@ class Transformer(Module):
         if self.config.position == "learned":
             x = x + self.wpe(xp.asarray(positions))
         rotate = rotation(self.config, positions, x.dtype)
-        x = self.drop(x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache, layer, rotate, mask)
+        shared += T - tokens if shared else 0  # virtual tokens are the same in all rows too
+        x, cache = self.through_blocks(self.drop(x), cache, rotate, mask, shared)
         if T > tokens:  # no logits for the virtual tokens that `start` put in front
             x = x[:, T - tokens :]
         return scaled(self.ln_f(x), 1.0 / self.config.logits_scale), cache
+
+    def through_blocks(self, x, cache, rotate, mask, shared=0):
+        """Returns (x (B, T, D) behind all blocks, cache), the shared tokens computed once."""
+        if shared:
+            cache.shared_start = SharedStart(*x.shape[:2], shared)
+            x = cache.shared_start.once(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cache, layer, rotate, mask)
+        if shared:
+            x, cache = cache.shared_start.for_each_row(x), cache.for_rows()
+        return x, cache
 
     def loss(self, ids, labels):
         """Returns the mean cross-entropy, in nats, of labels (B, T) given ids (B, T), a Tensor.

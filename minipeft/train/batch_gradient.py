@@ -12,10 +12,11 @@ from functools import partial
 from ..engine.backend import np, xp
 from ..engine.functional import IGNORE, cross_entropy
 from ..engine.tensor import Tensor, add_to_leaves, gradients, needs_gradient, record
-from ..model.layers import RowRNG
+from ..model.layers import RowRNG, is_dropping
 from ..model.validation import check_ids, check_labels
-from ..peft.base import check_rows
+from ..peft.base import check_rows, in_use
 
+WORTH_SHARING = 1 / 8  # of all tokens, to be saved at least
 CHUNK = 256  # tokens whose logits are in memory at a time, but at least 32 of each row
 
 
@@ -76,10 +77,10 @@ def chunked_loss(model, ids, labels, count=None):
     one of each trainable parameter of the head.
     The sum of all losses is divided by `count`, by default the number of labels not IGNORE.
     """
-    labels = check_labels(labels, np.shape(ids), model.config.vocab)
+    ids = check_ids(ids, model.config.vocab)
+    labels = check_labels(labels, ids.shape, model.config.vocab)
     count = int((labels != IGNORE).sum()) if count is None else count
-    x, _ = model.hidden_states(ids)
-    rows, columns = labelled_positions(labels)
+    x, rows, columns = labelled_states(model, ids, labels)
     step = max(32, CHUNK // len(labels))
     total, dx, head_gradients = None, None, {}
     for start in range(0, columns.shape[1], step):
@@ -98,12 +99,28 @@ def chunked_loss(model, ids, labels, count=None):
     return record(total, *((operand, lambda g, d=d: g * d) for operand, d in edges))
 
 
-def labelled_positions(labels):
-    """Returns indices of the positions with a label: rows (B, 1), and columns (B, M).
+def labelled_states(model, ids, labels):
+    """Returns the head's input x (B, T, D), and where labels are: rows (B, 1), columns (B, M).
 
-    M is the most that a row has. Rows with fewer have some positions without a label behind.
+    M is the most labels that a row has. Rows with fewer have some positions without a label
+    behind.
     """
+    x, _ = model.hidden_states(ids, shared=shared_start(model, ids, labels))
     unlabelled = labels == IGNORE
     most = max(1, int((~unlabelled).sum(axis=1).max()))
     columns = np.argsort(unlabelled, axis=1, kind="stable")[:, :most]
-    return np.arange(len(labels))[:, None], columns
+    return x, np.arange(len(labels))[:, None], columns
+
+
+def shared_start(model, ids, labels):
+    """Returns how many first tokens of ids (B, T) are to be computed once for all rows.
+
+    They are the same in all rows and have no label. It is 0 where that saves little, and where
+    rows differ otherwise: by their dropout masks or by the adapters that they use.
+    """
+    B, T = ids.shape
+    differs = (ids != ids[:1]).any(axis=0) | (labels != IGNORE).any(axis=0)
+    shared = int(differs.argmax()) if differs.any() else 0
+    if (B - 1) * shared < WORTH_SHARING * B * T or is_dropping(model):
+        return 0
+    return shared if all(rows is None for rows in in_use(model).values()) else 0

@@ -32,7 +32,7 @@ from ..model.transaction import changing, computing
 from ..model.validation import check_labels
 from ..options import Options, option
 from ..peft.base import adapters, base_parameters, in_use
-from .batch_gradient import batch_gradient, labelled_positions, micro_batch_gradient
+from .batch_gradient import batch_gradient, labelled_states, micro_batch_gradient
 from .data_parallel import parallel_map
 from .history import History, Score
 
@@ -382,8 +382,7 @@ def answers_of(model, ids, labels):
 
     Only tokens with a label have logits, those of a chunk of them at a time.
     """
-    x, _ = model.hidden_states(ids)
-    rows, columns = labelled_positions(labels)
+    x, rows, columns = labelled_states(model, ids, labels)
     labels = labels[rows, columns]  # (B, M)
     step = max(1, EVALUATED * 64 // (len(ids) * model.config.vocab))
     nats, right = 0.0, []

@@ -8,11 +8,11 @@ from laws.case import Random, bits, close, logits, same, shake, steps
 from methods import spec_of
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.functional import IGNORE
-from minipeft.engine.tensor import no_grad
+from minipeft.engine.tensor import gradients, no_grad
 from minipeft.model.gradient_checkpointing import recomputing
 from minipeft.model.quantize import LEVELS, QuantizedParameter
 from minipeft.peft.base import adapters, base_parameters
-from minipeft.train.batch_gradient import batch_gradient
+from minipeft.train.batch_gradient import batch_gradient, shared_start
 from minipeft.train.fit import Run, Settings
 
 
@@ -121,14 +121,14 @@ def law_13_what_a_method_is(case):
 
 
 def law_14_parts_are_the_whole(case):
-    """Micro-batches add up to the batch's gradient, and recomputing gives it again."""
+    """Micro-batches add up to the batch's gradient; recomputing, or sharing a start, too."""
     net, adapter = case.attached()
     ids, labels = case.batch(B=4)
     labels[1, 1:] = IGNORE
 
-    def gradient(**how):
+    def gradient(seed=(case.seed,), **how):
         net.zero_grad()
-        loss = batch_gradient(net, ids, labels, seed=(case.seed,), **how)
+        loss = batch_gradient(net, ids, labels, seed=seed, **how)
         grads = [p.grad for p in adapter.parameters()]
         kept = [to_numpy(g).ravel() for g in grads if g is not None]
         return np.concatenate([[float(loss)], *kept])
@@ -137,6 +137,21 @@ def law_14_parts_are_the_whole(case):
     close(gradient(micro_batches=3), whole, 1e-11, "gradient in three parts")
     with recomputing(net):
         close(gradient(), whole, 1e-12, "recomputed gradient")
+    last = case.tokens - 1
+    ids[:, :last], labels[:, :last] = ids[0, :last], IGNORE
+    assert shared_start(net, ids, labels) == last, "the start is not shared"
+    close(gradient(micro_batches=4), gradient(), 1e-11, "gradient by rows that start alike")
+    dense = net.loss(ids, labels)
+    dense = np.concatenate([[dense.item()], *gradients_of(dense, adapter)])
+    close(gradient(seed=None), dense, 1e-11, "gradient with a shared start")
+    with recomputing(net):
+        close(gradient(seed=None), dense, 1e-11, "recomputed, with a shared start")
+
+
+def gradients_of(loss, adapter):
+    """The gradients of a loss, a flat array for each parameter that has one."""
+    found = gradients(loss)
+    return [to_numpy(found[p.node]).ravel() for p in adapter.parameters() if p.node in found]
 
 
 def law_15_rows_may_differ(case):
