@@ -13,7 +13,7 @@ pytest.importorskip("tokenizers", reason="language models need pip install 'mini
 pytest.importorskip("jinja2", reason="language models need pip install 'minipeft[llm]'")
 
 from chats import chat, talk
-from minipeft.lab.tune import load_chat
+from minipeft.lab.tune import Chat, load_chat
 
 PAIRS = [("hello", "world"), ("who", "you"), ("answer", "the answer"), ("system", "tion")]
 
@@ -84,6 +84,26 @@ def test_the_chat_switches_adapters(folder, tuned, monkeypatch, capsys):
     assert "unknown command '/usr'" in lines[at + 3]
     assert "/use needs a name" in lines[at + 4] and "adapters: support" in lines[at + 5]
     assert len(lines) == at + 6
+
+
+def test_an_adapter_keeps_its_system_message(folder, tmp_path, monkeypatch, capsys):
+    """One that was tuned behind a system message is asked behind it."""
+    out, system = tmp_path / "pirate", "You are a pirate"
+    assert tune(folder, out, "--steps", "1", "--system", system) == 0
+    asked = []
+    usual = Chat.prompt
+
+    def prompt(self, conversation):
+        asked.append(self.system)
+        return usual(self, conversation)
+
+    monkeypatch.setattr(Chat, "prompt", prompt)
+    lines = ["hello", "/base", "/new", "hello"]
+    said(lines, monkeypatch, capsys, folder / "base", "--adapter", out, "--max-new", "1")
+    assert asked == [system, None]
+    options = ["--adapter", out, "--max-new", "1", "--system", "Be brief"]
+    said(lines, monkeypatch, capsys, folder / "base", *options)
+    assert asked[2:] == [system, "Be brief"]
 
 
 def test_a_chat_that_fills_the_context_says_so(folder, monkeypatch, capsys):

@@ -2,7 +2,8 @@
 
 minipeft chat smollm2 --adapter support --adapter pirate
 
-The answer appears word by word. Commands, each on its own line:
+The answer appears word by word. A conversation begins with the system message that the adapter
+in use was tuned with, if any, or else with --system. Commands, each on its own line:
 
     /use NAME [NAME …]   answer with these adapters, the first innermost
     /base                answer with the base alone
@@ -21,7 +22,7 @@ from ..io.checkpoint import load_adapter
 from ..model.generate import stream
 from ..peft.attach import use
 from ..peft.base import adapters, in_use
-from .tune import add_text_options, load_chat
+from .tune import add_text_options, load_chat, system_of
 
 HELP = "/use NAME [NAME …], /base, /new, /quit"
 COMMANDS = ("/use", "/base", "/new", "/help", "/quit")
@@ -30,11 +31,14 @@ COMMANDS = ("/use", "/base", "/new", "/help", "/quit")
 class Dialogue:
     """A conversation that goes on: what was said, and how the model answers."""
 
-    def __init__(self, chat, write, **how):
+    def __init__(self, chat, write, systems=(), **how):
         self.chat, self.write, self.how, self.said = chat, write, how, []
+        self.usual, self.systems = chat.system, dict(systems)  # {adapter: its system message}
 
     def answer(self, text):
         """Write the model's answer to a message piece by piece, and remember both."""
+        theirs = [self.systems.get(name) for name in in_use(self.chat.model)]
+        self.chat.system = next((s for s in theirs if s is not None), self.usual)
         said = [*self.said, {"role": "user", "content": text}]
         prompt, tokenizer = self.chat.prompt(said), self.chat.tokenizer
         steps = stream(self.chat.model, [prompt], stop=self.chat.stop, **self.how)
@@ -118,11 +122,12 @@ def main(options):
         if not (Path(folder) / "adapter_config.json").is_file():
             raise FileNotFoundError(f"{folder} has no adapter_config.json; see `minipeft tune`")
     chat = load_chat(options.model, options.quantize, options.system)
+    systems = {}
     for folder in options.adapter:
-        load_adapter(chat.model, folder)
+        systems[load_adapter(chat.model, folder).name] = system_of(folder)
     rng = np.random.default_rng(options.seed)
     dialogue = Dialogue(
-        chat, write, rng=rng, max_new=options.max_new, temperature=options.temperature,
+        chat, write, systems, rng=rng, max_new=options.max_new, temperature=options.temperature,
         top_k=options.top_k, top_p=options.top_p, repetition_penalty=options.repetition_penalty,
     )  # fmt: skip
     if options.adapter:

@@ -122,7 +122,7 @@ def tune(chat, method, train, test, out, settings, name="default"):
     save_adapter(model, name, out)
     report = {
         "method": method.brief(), "trainable": adapter.count, "total": model.config.size,
-        "settings": settings, "loss_before": before.loss, "loss": evaluate(model, test).loss,
+        "settings": settings, "system": chat.system, "loss_before": before.loss, "loss": evaluate(model, test).loss,
         "steps": len(history.loss), "stopped": history.stopped, "curve": history.loss,
         "seconds_per_step": float(np.median(history.seconds)),
     }  # fmt: skip
@@ -155,7 +155,7 @@ def arguments(parser):
     parser.add_argument("--heldout", metavar="FILE", help=text)
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     text = "processes that share a step (default: %(default)s)"
-    parser.add_argument("--workers", type=int, default=1, help=text)
+    parser.add_argument("--workers", type=int, default=2, help=text)
     text = "recompute activations in backward, to need less memory"
     parser.add_argument("--recompute", action="store_true", help=text)
     text = "leave out conversations that are longer than the model's context"
@@ -186,6 +186,13 @@ def main(options):
         raise KeyboardInterrupt
     print(f"wrote {options.out}/ (the adapter, and {REPORT})")
     print(f"next: minipeft chat {options.model} --adapter {options.out}")
+
+
+def system_of(folder):
+    """Returns the system message that the adapter in a folder was tuned with, or None."""
+    report = Path(folder) / REPORT
+    system = read_json(report).get("system") if report.is_file() else None
+    return system if isinstance(system, str) else None
 
 
 def finished(out):
