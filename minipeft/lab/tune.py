@@ -122,7 +122,8 @@ def tune(chat, method, train, test, out, settings, name="default"):
     save_adapter(model, name, out)
     report = {
         "method": method.brief(), "trainable": adapter.count, "total": model.config.size,
-        "settings": settings, "system": chat.system, "loss_before": before.loss, "loss": evaluate(model, test).loss,
+        "settings": settings, "system": chat.system,
+        "loss_before": before.loss, "loss": evaluate(model, test).loss,
         "steps": len(history.loss), "stopped": history.stopped, "curve": history.loss,
         "seconds_per_step": float(np.median(history.seconds)),
     }  # fmt: skip

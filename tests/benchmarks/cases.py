@@ -33,11 +33,16 @@ SIZES = {  # vocabulary, width, layers, heads, tokens, rows
     "XL": (50257, 768, 12, 12, 64, 4),
     "M-llama": (512, 128, 4, 4, 128, 16),
 }
+ON_GPU = {size: SIZES[size] for size in ("S", "M", "L", "XL")}
+ON_GPU["SmolLM2"] = (49152, 576, 30, 9, 64, 8)
 
 
 def config(size):
-    """The Config of a size: GPT-2's shape, or Llama's."""
-    vocab, width, layers, heads, T, _ = SIZES[size]
+    """The Config of a size: GPT-2's shape, Llama's, or that of SmolLM2-135M."""
+    vocab, width, layers, heads, T, _ = (SIZES | ON_GPU)[size]
+    if size == "SmolLM2":
+        sizes = dict(vocab=vocab, width=width, layers=layers, heads=heads, context=T + SLOTS)
+        return mp.Config.llama(**sizes, kv_heads=3, ffn=1536, tied=True)
     shape = mp.Config.llama if size.endswith("llama") else mp.Config.gpt2
     return shape(vocab=vocab, width=width, layers=layers, heads=heads, context=T + SLOTS)
 
@@ -50,7 +55,7 @@ def model(size, method=None):
 
 def batch(size):
     """Token ids and labels (B, T) of a size, drawn with a seed."""
-    vocab, *_, T, B = SIZES[size]
+    vocab, *_, T, B = (SIZES | ON_GPU)[size]
     return random_batch(vocab, B, T)
 
 
@@ -122,9 +127,12 @@ def clock(action, n):
     return times
 
 
-def serve(step, **about):
-    """Answer each number n on standard input with the losses and seconds of n steps."""
-    at_rest = peak_memory(reset=True)
+def serve(step, peak=peak_memory, **about):
+    """Answer each number n on standard input with the losses and seconds of n steps.
+
+    peak: what tells the most bytes held so far, by default in the memory of the host.
+    """
+    at_rest = peak(reset=True)
     print(json.dumps({"at_rest": at_rest, **about}), flush=True)
     for line in sys.stdin:
         losses, seconds, processor = [], [], []
@@ -134,7 +142,7 @@ def serve(step, **about):
             seconds.append(time.perf_counter() - began)
             processor.append(time.process_time() - used)
         answer = {"losses": losses, "seconds": seconds, "processor": processor}
-        answer["peak"] = peak_memory()
+        answer["peak"] = peak()
         print(json.dumps(answer), flush=True)
 
 

@@ -54,7 +54,7 @@ def theirs(rows):
 
 def measure(rows, count, rounds):
     """A row of results: milliseconds a token of both, and their ratio."""
-    from step import Rival
+    from rival import Rival
 
     with contextlib.ExitStack() as until:
         pair = [

@@ -9,7 +9,7 @@ import sys
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch_step import stepper
+from torch_step import device, peak, stepper
 
 from cases import R, batch, config, model, serve, threads
 from minipeft.engine.backend import np
@@ -83,7 +83,7 @@ def main(size, method):
     theirs = GPT(config(size), method == "lora")
     carry(net, theirs)
     del net
-    serve(stepper(theirs, theirs, *batch(size)), same=True)
+    serve(stepper(theirs.to(device()), theirs, *batch(size)), peak(), same=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import peft
 import torch
 from handwritten import bottlenecks
 from hf import hf_model, hf_module
-from torch_step import stepper
+from torch_step import device, peak, stepper
 
 from cases import METHODS, SLOTS, M, R, batch, config, model, serve, threads
 from minipeft.engine.backend import np
@@ -66,7 +66,9 @@ def fastest(theirs, logits, ids):
         for name in seconds:
             inner.set_attn_implementation(name)
             began = time.perf_counter()
-            logits(torch.tensor(ids)).sum().backward()
+            total = logits(torch.tensor(ids, device=device())).sum()
+            total.backward()
+            total.item()  # waits for a GPU
             seconds[name].append(time.perf_counter() - began)
     best = min(seconds, key=lambda name: min(seconds[name]))
     inner.set_attn_implementation(best)
@@ -80,6 +82,7 @@ def main(size, method):
     theirs = hf_model(net)
     theirs = attached(theirs, method, "gpt2" if config(size).norm == "layer" else "llama")
     same = carry(adapter, theirs, method, config(size))
+    theirs.to(device())
     del net, adapter
     ids, labels = batch(size)
 
@@ -89,7 +92,7 @@ def main(size, method):
     theirs.train()
     attention = fastest(theirs, logits, ids)
     gc.collect()
-    serve(stepper(theirs, logits, ids, labels), same=same, attention=attention)
+    serve(stepper(theirs, logits, ids, labels), peak(), same=same, attention=attention)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from statistics import median
 
-from cases import SIZES, Stepper, model, serve, threads
+from cases import ON_GPU, SIZES, Stepper, model, peak_memory, serve, threads
+from minipeft.engine.backend import xp
 from minipeft.lab.saved_tensors import tape_arrays
 
 
@@ -29,13 +30,27 @@ def fastest(size, method):
 def main(size, method, workers=None):
     workers = int(workers or fastest(size, method))
     net, _ = model(size, method)
-    *_, T, B = SIZES[size]
+    *_, T, B = (SIZES | ON_GPU)[size]
     step = Stepper(net, B, T, workers)
     loss = net.loss(*step.data.both)
     tape = sum(a.nbytes for a in tape_arrays(loss, net.parameters()))
     del loss
     with step.run.workers() as each:
-        serve(lambda: step(each), same=True, tape=tape, workers=workers)
+        serve(lambda: step(each), peak(), same=True, tape=tape, workers=workers)
+
+
+def peak():
+    """What measures the memory where this process computes, for `serve`."""
+    if not hasattr(xp, "get_default_memory_pool"):
+        return peak_memory
+    pool = xp.get_default_memory_pool()
+
+    def on_gpu(reset=False):
+        if reset:
+            pool.free_all_blocks()
+        return pool.total_bytes()  # it gives nothing back, so this is the peak
+
+    return on_gpu
 
 
 if __name__ == "__main__":

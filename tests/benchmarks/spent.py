@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib.pyplot as plt
-from step import GOALS, REST, SGEMM, Rival
+from rival import REST, Rival
+from step import GOALS, SGEMM
 from tqdm import tqdm
 
 from cases import SIZES, Stepper, clock, flops, model

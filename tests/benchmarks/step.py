@@ -14,86 +14,23 @@ The column `sgemm` is the share of the best speed seen at a product of two large
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
 import platform
-import subprocess
-import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
 from plot_step import picture
+from rival import Rival, enough
 from tqdm import tqdm
 
 from cases import METHODS, SIZES, flops
 from minipeft.io.files import read_json, write_json
 
-HERE = Path(__file__).parent
-REST = 0.25  # seconds between turns: a rival's threads wait awake for a while after its own
 SGEMM = 1024  # the side of the matrices by whose product the machine's peak is measured
 TOLERANCE = 1e-4
 PACKAGES = ("numpy", "torch", "transformers", "peft")
 GOALS = {"full": {"S": 0.80, "M": 0.80, "L": 0.80, "XL": 0.85}}
 GOALS |= {m: {"S": 0.70, "M": 0.70, "L": 0.70, "XL": 0.85} for m in METHODS if m != "full"}
-
-
-class Rival:
-    """A process that takes steps when asked, until the block that it is used in ends."""
-
-    def __init__(self, script, *args, threads):
-        names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
-        env = os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONWARNINGS": "ignore"}
-        env["PYTHONPATH"] = str(HERE.parent / "parity")  # weights are carried over as there
-        command = [sys.executable, str(HERE / script), *map(str, args)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
-        self.losses, self.seconds, self.processor = [], [], []
-        self.about = None
-
-    def answer(self):
-        """What it said next."""
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(
-                f"{' '.join(self.process.args)} ended with {self.process.wait()}"
-            )
-        return json.loads(line)
-
-    def ready(self):
-        """Wait until it has begun."""
-        self.about = self.about or self.answer()
-        return self
-
-    def steps(self, n, counted=True, rest=REST):
-        """Let it take n steps, after a rest in seconds; what it answers, noted if it counts."""
-        self.ready()
-        time.sleep(rest)
-        print(n, file=self.process.stdin, flush=True)
-        answer = self.answer()
-        self.losses += answer["losses"]
-        if counted:
-            self.seconds += answer["seconds"]
-            self.processor += answer["processor"]
-        self.peak = answer["peak"]
-        return answer
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-    def row(self):
-        """What was measured, of the steps that count."""
-        ordered = sorted(self.seconds)
-        times = {"ms": median(ordered), "low": ordered[0], "high": ordered[-1]}
-        times["processor_ms"] = median(self.processor)
-        times = {key: round(1e3 * t, 3) for key, t in times.items()}
-        return {**times, "steps": len(ordered), "peak": self.peak, **self.about}
 
 
 def scripts_of(size, method):
@@ -146,13 +83,6 @@ def measure(size, method, threads, rounds):
     ours = rows[0]
     ours["sgemm_share"] = round(flops(size, method) / (ours["ms"] / 1e3) / peak, 3)
     return rows
-
-
-def enough(rival):
-    """How many steps to ask for at once: about 0.3 s of them."""
-    return max(
-        1, min(10, round(0.3 / max(1e-4, min(rival.steps(1, counted=False)["seconds"]))))
-    )
 
 
 def cells(options):
