@@ -88,19 +88,27 @@ def import_adapter(model, folder, name=None):
             }
         loaded = read_arrays(file, like)
     trained = {key: modules.name(adapter, key) for key in adapter.saved()}
-    for key in arrays.keys() - {*trained.values()}:
-        if not np.array_equal(loaded[key], to_numpy(arrays[key])):
-            raise ValueError(
-                f"{path}: {key} is frozen, and not equal to that of this model; "
-                "load it on its own base"
-            )
     for key, p in adapter.named_parameters():
         array = modules.own_part(key, loaded[trained[key]])
         array = array / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
+    arrays |= method.hf_frozen(adapter)
+    repeated = arrays.keys() - {*trained.values()}
+    check_repeated(path, loaded, {key: arrays[key] for key in repeated})
     install(model, adapter)
     use(model, name)
     return adapter
+
+
+def check_repeated(path, loaded, arrays):
+    """Raises ValueError if a file does not have the arrays that are here: frozen, or shared."""
+    for key, array in arrays.items():
+        here = to_numpy(array)
+        if not np.array_equal(loaded[key].astype(here.dtype), here):
+            raise ValueError(
+                f"{path}: {key} is frozen, and not equal to that of this model; "
+                "load it on its own base"
+            )
 
 
 class HFModules:

@@ -29,6 +29,7 @@ class Delta(Module):
     def merged(self, site):
         """The site's parameters with this change added, {attribute: array}.
 
+        None for an array is the weight of a tied head that takes its change from the table's.
         Raises ValueError if no choice of parameters computes the same, which is the default.
         """
         raise ValueError("its change is not a change of weights")
@@ -138,7 +139,7 @@ class Method(Options):
         return name
 
     def hf_frozen(self, adapter):
-        """Frozen arrays that a file of HF PEFT repeats, {name there: array}."""
+        """Arrays that a file of HF PEFT repeats, frozen or shared, {name there: array}."""
         return {}
 
 

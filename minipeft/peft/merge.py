@@ -57,6 +57,7 @@ def merge(model, name="default", *, requantize=False):
     adapter, used = find(model, name), in_use(model)
     after, lost = merged_parameters(model, adapter), {}
     check_merge(model, adapter, after)
+    after = {path: p for path, p in after.items() if p is not None}
     check_order(model, adapter)
     check_made_for(model, adapter, after)
     if requantize:
@@ -100,7 +101,10 @@ def repacked(base, after):
 
 
 def merged_parameters(model, adapter):
-    """The base's parameters after merging an adapter, {path: Parameter}, those that change."""
+    """The base's parameters after merging an adapter, {path: Parameter}, those that change.
+
+    None for the weight of a tied head that changes as the table does.
+    """
     sites = dict(model.named_modules())
     arrays = {path: p.data for path, p in adapter.copies.items()}
     with disabled(model), dtype(precision(model)):
@@ -115,7 +119,10 @@ def merged_parameters(model, adapter):
         for path, head in sites.items():  # a change of the token table is none of the head
             if isinstance(head, TiedHead) and head.weight is None and "wte" in adapter.deltas:
                 arrays.setdefault(f"{path}.weight", head.table.data)
-        return {path: Parameter(a, requires_grad=False) for path, a in arrays.items()}
+        return {
+            path: a if a is None else Parameter(a, requires_grad=False)
+            for path, a in arrays.items()
+        }
 
 
 def check_merge(model, adapter, after):
@@ -128,7 +135,7 @@ def check_merge(model, adapter, after):
         problem = None
         if path not in base and path != "lm_head.weight":  # merging unties a tied head
             problem = f"needs {path}, which this model does not have"
-        elif not bool(xp.isfinite(p.data).all()):
+        elif p is not None and not bool(xp.isfinite(p.data).all()):
             problem = f"would make {path} infinite or NaN"
         if problem:
             raise ValueError(f"merging {adapter.name!r} {problem}; keep it attached")
