@@ -21,6 +21,7 @@ PROMPTS = [
     mp.Prompt(3),
     mp.PTuning(2),
     mp.PTuning(3, encoder_hidden_size=5),
+    mp.MPT(3, num_ranks=2, num_tasks=2),
     mp.LlamaAdapter(3),
     mp.LlamaAdapter(2, adapter_layers=1, per_head=False),
 ]
@@ -60,6 +61,22 @@ def test_a_trained_p_tuning_is_saved_as_a_prompt(config, tmp_path):
     assert (to_numpy(fresh(ids).data) == to_numpy(base(ids).data)).all()
     fresh.loss(ids, labels).backward()  # and it trains on
     assert np.abs(to_numpy(loaded.parameters()[0].grad)).max() > 0
+
+
+@both_shapes
+def test_mpt_whose_matrices_are_one_is_a_prompt(config):
+    """And a task that is chosen later computes its own prompt."""
+    base, (ids, _) = model(config), batch(config)
+    adapter = mp.attach(base, mp.MPT(3, num_tasks=2))
+    (delta,) = adapter.deltas.values()
+    delta.prefix_task_cols.data[0], delta.prefix_task_rows.data[0] = 1.0, 1.0
+    plain = mp.attach(base, mp.Prompt(3), "prompt")
+    plain.parameters()[0].data = delta.prompt_embeddings.data
+    wanted = to_numpy(base(ids).data)
+    mp.use(base, "default")
+    assert (to_numpy(base(ids).data) == wanted).all()
+    delta.task = 1
+    assert np.abs(to_numpy(base(ids).data) - wanted).max() > 1e-3
 
 
 @both_shapes

@@ -62,8 +62,9 @@ class TrainableTokens(Method):
 
     def tables(self, config):
         """The names of the tables with rows of their own; a tied head has those of "wte"."""
-        follows = config.tied and "wte" in self.target_modules
-        return [name for name in TABLES if name in self.target_modules][: 1 if follows else 2]
+        own = [name for name in TABLES if name in self.target_modules]
+        tied = "lm_head.weight" not in config.parameter_shapes
+        return ["wte"] if tied and "wte" in own else own
 
     def tokens(self, config):
         """The ids of the tokens that train. Raises ValueError for one that is not there."""
