@@ -130,6 +130,10 @@ class Method(Options):
         """
         return values
 
+    def hf_name(self, name):
+        """What a file of HF PEFT calls an array of that name, behind the path of its module."""
+        return f"{name}.weight" if name in self.hf_weights else name
+
     def hf_factor(self, name):
         """What an array of that name is multiplied by in a file of HF PEFT."""
         return 1.0

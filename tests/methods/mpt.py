@@ -8,7 +8,7 @@ from methods.prefix import IN_FLOAT32, NO_NEUTRAL
 from methods.prompt import left
 from spec import COUNTED, Bug, Row, Spec
 from strategies import FEW
-from theirs import PROMPT, prompt_learning
+from theirs import PROMPT, of_task, prompt_learning
 
 
 def vectors(method, a):
@@ -37,23 +37,6 @@ def drawn(draw, config):
         num_tasks=tasks,
         task=draw(st.integers(0, tasks - 1)),
     )
-
-
-def of_task(k):
-    """Makes a model of HF PEFT's compute the prompt of task k unless asked for another."""
-
-    def made(theirs):
-        import torch
-
-        class OfTask(type(theirs)):
-            def forward(self, input_ids=None, **options):
-                tasks = torch.full((len(input_ids),), k)
-                return super().forward(input_ids=input_ids, **{"task_ids": tasks} | options)
-
-        theirs.__class__ = OfTask
-        return theirs
-
-    return made
 
 
 def theirs(k, **options):
