@@ -55,3 +55,75 @@ def test_every_task_of_poly_is_a_lora_of_the_mean_factors(config):
     mp.detach(net, "lora")
     mp.merge(net, "poly")
     assert np.allclose(logits(net, ids), second, rtol=0, atol=1e-11)
+
+
+def two_adapters(net, **options):
+    """Two shaken bottleneck adapters on a model, none in use."""
+    for i, name in enumerate(("past", "copy")):
+        shake(mp.attach(net, mp.Pfeiffer(3, **options), name), i)
+    mp.use(net, None)
+
+
+def parameters_of(net, *names):
+    """What some adapters train."""
+    return [p for name in names for p in mp.adapters(net)[name].parameters()]
+
+
+@both_shapes
+def test_adapterfusion_of_attached_adapters_trains_its_attention_alone(config):
+    net, (ids, labels) = model(config), batch(config)
+    two_adapters(net)
+    kept = [
+        p.data.copy() for name in ("past", "copy") for p in mp.adapters(net)[name].parameters()
+    ]
+    fusion = mp.attach(net, mp.AdapterFusion(3, adapters=("past", "copy")), "both")
+    assert fusion.count == fusion.method.count(config) == 2 * 3 * 8 * 8
+    mp.fit(net, mp.Examples(ids, labels), 3, 2, 0.1)
+    now = [p.data for p in parameters_of(net, "past", "copy")]
+    assert all((a == b).all() for a, b in zip(kept, now, strict=True))
+    for delta in fusion.deltas.values():
+        frozen = [p.data for part in delta.parts for p in part.parameters()]
+        assert not any(p.requires_grad for part in delta.parts for p in part.parameters())
+        assert all(any((a == b).all() for b in kept if a.shape == b.shape) for a in frozen)
+
+
+@both_shapes
+def test_adapterfusion_of_one_adapter_is_that_adapter(config):
+    """One adapter has the share 1, and V = I at first."""
+    net, (ids, _) = model(config), batch(config)
+    two_adapters(net)
+    mp.use(net, "copy")
+    wanted = logits(net, ids)
+    mp.attach(net, mp.AdapterFusion(3, adapters=("copy",)), "fusion")
+    assert np.allclose(logits(net, ids), wanted, rtol=0, atol=1e-12)
+
+
+@both_shapes
+def test_a_fusion_of_attached_adapters_is_saved_with_them(config, tmp_path):
+    net, (ids, _) = model(config), batch(config)
+    two_adapters(net)
+    shake(mp.attach(net, mp.AdapterFusion(3, adapters=("past", "copy")), "both"))
+    mp.save_adapter(net, "both", tmp_path)
+    fresh = model(config)
+    loaded = mp.load_adapter(fresh, tmp_path)
+    assert loaded.method == mp.AdapterFusion(3, n_adapters=2)
+    assert (logits(fresh, ids) == logits(net, ids)).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (mp.AdapterFusion(3, adapters=("past", "pest")), "did you mean 'past'"),
+        (mp.AdapterFusion(4, adapters=("past",)), "has no bottleneck of m = 4"),
+        (mp.AdapterFusion(3, "houlsby", adapters=("past",)), r"at blocks\.0\.attn"),
+        (mp.AdapterFusion(3, nonlinearity="gelu", adapters=("past",)), "and gelu"),
+        (mp.AdapterFusion(3, adapters=("lora",)), "'lora' is LoRA"),
+    ],
+)
+def test_adapterfusion_refuses_what_it_cannot_fuse(method, message):
+    net = model(SHAPES[0])
+    two_adapters(net)
+    mp.attach(net, mp.LoRA(2), "lora")
+    with pytest.raises(ValueError, match=message):
+        mp.attach(net, method, "both")
+    assert [*mp.adapters(net)] == ["past", "copy", "lora"]

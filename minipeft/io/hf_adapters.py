@@ -53,6 +53,7 @@ def export_adapter(model, name, folder):
     does not have its method, or if HF has no model of this shape.
     """
     adapter, modules, folder = find(model, name), HFModules(model), as_path(folder)
+    check_there(adapter.method.export_form(), modules)
     arrays = hf_arrays(model, adapter, modules)
     config = json_text(hf_config(adapter, modules, arrays))
     seal = {SEAL: hashlib.sha256(config).hexdigest()}
@@ -211,17 +212,18 @@ def whole(method, there, changed, sizes, modules, common):
     return common_form(changed, family, heads)
 
 
-def hf_config(adapter, modules, arrays):
-    """Returns the configuration of an adapter as HF PEFT writes it, given its arrays there.
-
-    Raises ValueError if HF PEFT does not have the method, or not on this model.
-    """
-    method, transposed = adapter.method.export_form(), modules.family.transposed
+def check_there(method, modules):
+    """Raises ValueError if HF PEFT does not have a method, or not on such a model."""
     if not method.hf_config:
         raise ValueError(f"HF PEFT has no {method}; save_adapter can save it")
-    if transposed and not method.hf_on_gpt2:
+    if modules.family.transposed and not method.hf_on_gpt2:
         kind = type(method).__name__
         raise ValueError(f"HF PEFT has no {kind} for GPT-2; save_adapter can save it")
+
+
+def hf_config(adapter, modules, arrays):
+    """Returns the configuration of an adapter as HF PEFT writes it, given its arrays there."""
+    method, transposed = adapter.method.export_form(), modules.family.transposed
     values, there = asdict(method), modules.there
     if isinstance(method, Targeted):
         paths = list(adapter.deltas)
