@@ -58,8 +58,8 @@ BASES = {
 def worth(formula):
     """The number that the arithmetic in the middle of a formula comes to."""
     middle = formula.split(" = ")[-2]
-    middle = re.sub(r"[a-z,]+", "", middle).replace("³", "**3").replace("·", "*")
-    middle = re.sub(r"(?<=[\d)]) *\(", "*(", middle)
+    middle = re.sub(r"[a-z,]+", "", middle).replace("²", "**2").replace("³", "**3")
+    middle = re.sub(r"(?<=[\d)]) *\(", "*(", middle.replace("·", "*"))
     middle = middle.replace("−", "-").replace("/", "//")
     return eval(re.sub(r"\) *(?=\d)", ")*", middle))
 
