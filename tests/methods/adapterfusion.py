@@ -39,8 +39,11 @@ THREE = mp.AdapterFusion(2, nonlinearity="gelu", n_adapters=3)
 BUGS = (
     Bug("AdapterFusion: all adapters share one weight", "softmax(scores)[..., None] * changes",
         "softmax(scores * 0.0)[..., None] * changes", 13, THREE),
-    Bug("AdapterFusion: keys of the token, not of the changes", "linear(changes, self.key)",
-        "linear(h, self.key)[:, :, None]", 13, THREE),
+    Bug("AdapterFusion: keys of the token, not of the changes", 
+        "query = linear(h, self.query)[:, :, None]\n"
+        "scores = (query * linear(changes, self.key)).sum(axis=-1)",
+        "query = linear(h, self.query)[:, :, None]\n"
+        "scores = (query * linear(h, self.key)[:, :, None]).sum(axis=-1)", 13, THREE),
     Bug("AdapterFusion: h lost", "h + linear(mixed, self.value)", "linear(mixed, self.value)",
         1, THREE),
     Bug("AdapterFusion: the count of one adapter only",

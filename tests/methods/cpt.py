@@ -153,6 +153,7 @@ SPEC = Spec(
     saved=((TYPES, {"prompt_embeddings": (4, 8)}),),
     wrong=(
         lambda: mp.CPT((-1,)),
+        lambda: mp.CPT(()).count(COUNTED),
         lambda: mp.CPT((1, 2), (1,)),
         lambda: mp.CPT(opt_projection_epsilon=0.0),
         lambda: mp.CPT(cpt_token_ids=5),

@@ -51,8 +51,9 @@ NAMES = PROMPT | {
 }
 SECOND = mp.MPT(2, num_tasks=2, task=1)
 BUGS = (
-    Bug("MPT: the matrices of another task", "self.prefix_task_cols[self.task]",
-        "self.prefix_task_cols[0]", 13, SECOND),
+    Bug("MPT: the matrix of another task",
+        "self.prefix_task_cols[self.task] @ self.prefix_task_rows[self.task]",
+        "self.prefix_task_cols[0] @ self.prefix_task_rows[self.task]", 13, SECOND),
     Bug("MPT: the matrix added, not multiplied", "self.prompt_embeddings * of_task",
         "self.prompt_embeddings + of_task", 13, SECOND),
     Bug("MPT: the count of one task only", '{"task": self.num_tasks}', '{"task": 1}', 3,

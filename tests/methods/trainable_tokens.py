@@ -41,9 +41,10 @@ BUGS = (
     Bug("trainable tokens: the rows of other tokens",
         "np.arange(len(table))[:, None] == np.array(tokens)",
         "np.arange(len(table))[:, None] == np.sort(np.array(tokens))", 13, TWO),
-    Bug("trainable tokens: merging unties the head", 'return {"weight": None}',
-        'return {"weight": weight(layer).data}', 5, TWO, GPT2),
-    Bug("trainable tokens: saved by the change, not by the rows",
+    Bug("trainable tokens: the rows added to the old ones",
+        "return self.trainable_tokens_delta - self.start",
+        "return self.trainable_tokens_delta", 1, TWO),
+    Bug("trainable tokens: the rows start at zero",
         "Parameter(self.start.copy())", "Parameter(0.0 * self.start)", 1, TWO),
 )  # fmt: skip
 

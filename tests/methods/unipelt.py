@@ -91,8 +91,6 @@ BUGS = (
         "f(q, k, v, mask) * (1.0 - share) + added", 13, SMALL),
     Bug("UniPELT: the prefix takes no attention from the tokens",
         "f(q, k, v, mask) * (1.0 - share)", "f(q, k, v, mask)", 13, SMALL),
-    Bug("UniPELT: q and v with a gate each", "GatedLoRA(layers[name], self, gate, rng)",
-        "GatedLoRA(layers[name], self, Gate(width), rng)", 3, SMALL),
 )  # fmt: skip
 
 

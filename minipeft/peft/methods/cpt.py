@@ -30,7 +30,7 @@ from ...options import option
 from ..base import Method
 from ..formula import Term
 from ..targets import room_for
-from .prompt import Prompt, PromptDelta, embeddings
+from .prompt import Prompt, PromptDelta, check_tokens
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,13 @@ class CPT(Method):
         return len(self.cpt_token_ids)
 
     def terms(self, config):
+        check_tokens("cpt_token_ids", self.cpt_token_ids, config.vocab)
         return [Term({}, "n width", {"n": self.num_virtual_tokens, "width": config.width})]
 
     def make_deltas(self, model, rng):
+        check_tokens("cpt_token_ids", self.cpt_token_ids, model.config.vocab)
         room_for(self.num_virtual_tokens, model.config.context)
-        context = embeddings(model, np.array(self.cpt_token_ids, dtype=int), "cpt_token_ids")
+        context = model.wte.weight.data[xp.asarray(self.cpt_token_ids)]
         return {"start": CPTDelta(context, self)}
 
     def after_step(self, adapter, step, steps, scale=1.0):

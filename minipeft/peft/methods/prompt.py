@@ -49,18 +49,16 @@ class Prompt(Method):
         room_for(n, model.config.context)
         if self.init_ids is None:
             return rng.uniform(-0.5, 0.5, (n, table.shape[1]))
-        return embeddings(model, np.resize(np.asarray(self.init_ids, dtype=int), n), "init_ids")
+        check_tokens("init_ids", self.init_ids, len(table))
+        return table[xp.asarray(np.resize(self.init_ids, n))]
 
 
-def embeddings(model, ids, option):
-    """The rows of the token table for ids (n,), which an option has named."""
-    table = model.wte.weight.data
-    if not len(ids) or ids.min() < 0 or ids.max() >= len(table):
+def check_tokens(option, ids, vocab):
+    """Raises ValueError for an option whose ids are none, or not of the vocabulary."""
+    if not ids or min(ids) < 0 or max(ids) >= vocab:
         raise ValueError(
-            f"{option} must be tokens of the vocabulary (0 … {len(table) - 1}), "
-            f"got {tuple(ids.tolist())}"
+            f"{option} must be tokens of the vocabulary (0 … {vocab - 1}), got {ids}"
         )
-    return table[xp.asarray(ids)]
 
 
 class PromptDelta(Delta):

@@ -52,7 +52,14 @@ class UniPELT(Method):
     learning_rate = 0.01
     peft_type = "UNIPELT"
 
+    def check(self, config):
+        """Raises ValueError if the queries or values of a model cannot have this rank."""
+        for path, size in config.target_shapes.items():
+            if path.endswith((".q_proj", ".v_proj")):
+                check_rank(path, self.r, size)
+
     def terms(self, config):
+        self.check(config)
         kv, q = (n * config.head_width for n in (config.kv_heads, config.heads))
         values = {"n": self.prefix_len, "m": self.m, "r": self.r}
         values |= {"width": config.width, "q": q, "kv": kv}
@@ -60,12 +67,12 @@ class UniPELT(Method):
         return [Term({"layer": config.layers}, f"{parts} + (q + 1) + 2 (width + 1)", values)]
 
     def make_deltas(self, model, rng):
+        self.check(model.config)
         deltas, layers, width = {}, linears(model), model.start.width
         for path, attn in matching(sites(model), ("attn",)).items():
             deltas[f"{path}.attend"] = GatedPrefix(attn, self, rng)
             gate = Gate(width)  # one for both
             for name in (f"{path}.q_proj", f"{path}.v_proj"):
-                check_rank(name, self.r, shape(layers[name]))
                 deltas[name] = GatedLoRA(layers[name], self, gate, rng)
             mlp = path.removesuffix("attn") + "mlp"
             deltas[mlp] = GatedBottleneck(width, self, rng)
