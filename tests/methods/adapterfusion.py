@@ -72,7 +72,7 @@ SPEC = Spec(
     small=mp.AdapterFusion(2, n_adapters=2),
     equation=Fused(),
     bugs=BUGS,
-    no_rows="HF PEFT does not have it, and the library that has is no dependency of the tests",
+    no_rows="HF PEFT does not have it; the tests do not depend on AdapterHub's library",
     counts=(
         (mp.AdapterFusion(3, n_adapters=2), COUNTED, 2 * (2 * ONE + 3 * 64)),
         (mp.AdapterFusion(3, "houlsby", n_adapters=1), COUNTED, 2 * 2 * (ONE + 3 * 64)),

@@ -2,23 +2,24 @@
 
     h + V Σ p_i A_i(h)        p = softmax_i (Q h · K A_i(h)),  A_i(h) = U_i φ(D_i h + b_i) + c_i
 
-h is the MLP's output, and i = 1 … n. The token h asks by its query, each adapter answers by the
-key of its own change A_i(h), and the changes are added in these proportions: each token, in
-each layer, chooses anew which adapters to use. One adapter for many tasks forgets the first
-ones, and adapters of single tasks share nothing; here tasks are learnt apart, and then
-combined without a change to any of them, which is what the paper gains by it.
+h is the MLP's output at a token, and i = 1 … n. Attention compares the query of h with a key
+made of each change A_i(h), and adds the changes in these shares: in every layer each token
+chooses which adapters to use. An adapter that learns one task after another forgets the first,
+and adapters of single tasks learn nothing from each other. Here each task is learnt apart, and
+fusion then combines what they know without changing any of them.
 
-So there are two stages. With `adapters=("past", "copy")`, the names of bottleneck adapters that
-are attached to the model, they are copied and frozen, and only Q, K and V train, 3 width² a
-place: attaching then changes the output. Without names there is one stage, for a single task: n
-new adapters train too, n (2 m width + m + width) more, and start at zero, so attaching changes
-nothing. The file has all of it, in the form without names: loaded, everything trains.
+The paper's second stage: with `adapters=("past", "copy")`, the names of bottleneck adapters
+that are attached to the model, these are copied and frozen, and only Q, K and V train, 3 width²
+parameters a place. Attaching then changes the output. Without names (as on the command line)
+there is one stage, in which n new adapters train together with their fusion, n (2 m width + m +
+width) parameters more. They start at zero, so attaching changes nothing. A file holds the
+adapters in both cases; after loading, all of it trains.
 
 Q and K are drawn from U(±1/√width) and V = I. It cannot be merged, as A_i is not linear.
 
-Pfeiffer et al. 2020, section 3, arXiv:2005.00247. As in AdapterHub, the library of its authors,
-keys and values are made of the changes A_i(h), to which h is added at the end, and V is applied
-to their sum; the paper makes them of h + A_i(h). AdapterHub also keeps V near I by the loss.
+Pfeiffer et al. 2020, section 3, arXiv:2005.00247, where keys and values are made of "the output
+of the adapters". Here, as in AdapterHub, the authors' library, that is A_i(h) without h, which
+is added at the end. A term of the loss there, which keeps V near I, is not here.
 """
 
 import copy
@@ -48,7 +49,7 @@ class AdapterFusion(Bottleneck):
     paper = "Pfeiffer et al. 2020, arXiv:2005.00247"
     equation = "h + V Σ p_i A_i(h)"
     place = "after the MLP"
-    learning_rate = 0.003
+    learning_rate = 0.01
     peft_type = "ADAPTER_FUSION"
 
     def terms(self, config):

@@ -1,23 +1,25 @@
 """Context-aware prompt tuning: a prompt made of solved examples, which may move only a little.
 
-    [E[c] + m ∘ δ ; f(ids)]        δ: (n, width) zero,  ‖δ_i‖ ≤ ε after every update
+    [E[c] + m ∘ δ ; f(ids)]        δ: (n, width) zero        ‖δ_i‖ ≤ ε_i after every update
 
-c are the tokens of a context, such as examples with their answers, and E[c] their embeddings.
-So at first the model reads the context and then the text, which is in-context learning. δ then
-improves on the words of the context, and after every update each δ_i that is longer than ε is
-shortened to ε: projected gradient descent, as in adversarial attacks, but towards a smaller
-loss. Prompt tuning lets its vectors go anywhere, and with a few examples they overfit; staying
-near real examples is what the paper finds to prevent that. m is 0 at the answers in the
-context (types 0, 4, 8, …), which are right as they are, and 1 elsewhere. ε is one number for
-the inputs in the context (type 2, 6, …) and one for the words of its template (types 1 and 3),
-both for a width of 2048: here ε √(width / 2048), as in HF PEFT.
+c is a context, such as a few examples with their answers, and E[c] are its embeddings. At first
+the model reads the context and then the text, which is in-context learning. Training moves the
+words of the context by δ, and after every update each δ_i that is longer than ε_i is shortened
+to that length. This is projected gradient descent, as adversarial attacks use it to raise a
+loss; here it lowers one. Prompt tuning may move its vectors anywhere, and so overfits a few
+examples; the paper finds that staying near real examples prevents this. Where the context does
+not say what the task is, so small a change cannot teach it.
+
+Each token has a type: 1 and 3 are words of the template before and after the input, 2 is the
+input, and 4 the answer (or any of these plus 4, 8, … in further examples). Template and input
+have an ε each, given for a width of 2048 and scaled by √(width / 2048), as in HF PEFT. Answers
+are right as they are: there m = 0, elsewhere m = 1.
 
 Trains n width parameters, of which those of answers stay 0. Like any prompt it changes the
-output and cannot be merged. Only E[c] + m ∘ δ is saved: loaded, it is a plain prompt.
+output and cannot be merged. Only E[c] + m ∘ δ is saved: after loading it is a plain prompt.
 
-Blau et al. 2024, section 3, arXiv:2410.17222. The paper's loss also counts the answers in the
-context, each further back with less weight, and so does HF PEFT's own; here, as in every other
-method, the loss is that of the text.
+Blau et al. 2024, section 3, arXiv:2410.17222. Its loss, and HF PEFT's, also counts the answers
+in the context, with weights that decay; here the loss is that of the text, as for all methods.
 """
 
 import math
@@ -35,7 +37,7 @@ from .prompt import Prompt, PromptDelta, check_tokens
 
 @dataclass(frozen=True)
 class CPT(Method):
-    """Context-aware prompt tuning from the tokens of a context, each of one of four types.
+    """Context-aware prompt tuning from the tokens of a context, and the type of each.
 
     The default context is "a b c [sep] a b c [end]" in the words of the package's own model.
     """

@@ -10,8 +10,8 @@ better than prompt tuning and sometimes than full fine-tuning. Trains n width + 
 parameters for K tasks. Like any prompt it changes the output and cannot be merged.
 
 An adapter computes the prompt of one task, `task`. To train K tasks on one P, set `task` of the
-Delta before each batch. P starts as in `prompt`, U and V from N(0, 0.02²) as in HF PEFT, whose
-model is given the task with each batch: there a file does not say one.
+Delta before each batch; a file keeps the method's. (HF PEFT's model takes the task with each
+batch.) P starts as in `prompt`, U and V from N(0, 0.02²) as in HF PEFT.
 
 Wang et al. 2023, section 3, arXiv:2303.02861, with n = 100 and r = 1. There the source tasks
 also learn from prompts of single tasks (distillation), which would be another loss.

@@ -2,20 +2,20 @@
 
     f(x) + (1 / r) (Σ w_s B_s) (Σ w_s A_s) x        w = σ(Z_k) / Σ σ(Z_k),  s = 1 … S,  task k
 
-A_s: (r, in) random, B_s: (out, r) zero, and Z: (tasks, S) logits from U(±0.001), all in each
-target. B = 0, so attaching changes nothing. LoRA for several tasks is either one for all, which
-they pull in different directions, or one for each, which share nothing. Here tasks share an
-inventory of skills, and a row of Z says how much of each a task uses; the paper finds that a
-new task then needs fewer examples, as it takes skills that are there. The means are taken of
-the factors and not of the outputs, so the cost is that of one LoRA of rank r, and the change of
-a task is one of rank ≤ r, which merges exactly: W + (1 / r) (Σ w_s B_s) (Σ w_s A_s).
+Each target has S factors A_s: (r, in) random and B_s: (out, r) zero, and Z: (tasks, S) from
+U(±0.001). B = 0, so attaching changes nothing. With LoRA, several tasks either share one
+adapter, which they pull in different directions, or have one each and share nothing. Here they
+share the skills, and a row of Z says how much of each a task uses. The paper finds that a new
+task then needs fewer examples, as it can use skills that other tasks have trained. The means
+are of the factors, not of the outputs, so it costs as much time as one LoRA of rank r, and the
+change of a task has rank ≤ r. Merges exactly: W + (1 / r) (Σ w_s B_s) (Σ w_s A_s).
 
-With n_splits = q > 1 the inputs and the outputs are cut into q parts, each with weights of its
-own: multi-head routing. Trains S r (in + out) + tasks q S parameters a target.
+With n_splits = q > 1 the inputs and the outputs are cut into q parts, and each part has its own
+weights w: multi-head routing. Trains S r (in + out) + tasks q S parameters a target.
 
 An adapter computes the change of one task, `task`. To train several, set `task` of each Delta
-before a batch. As HF PEFT does, but only in training, the paper adds logistic noise to Z, so
-that weights come near to 0 or 1; here there is none, as there is none in its evaluation.
+before a batch; a file keeps the method's. In training only, the paper and HF PEFT add random
+noise to Z, which drives the weights towards 0 and 1; here there is none.
 
 Ponti et al. 2022, section 3, arXiv:2202.13914; multi-head routing: Caccia et al. 2022,
 arXiv:2211.03831
@@ -49,7 +49,7 @@ class Poly(Targeted):
     family = "mixture"
     paper = "Ponti et al. 2022, arXiv:2202.13914"
     equation = "f(x) + (1 / r) (Σ w_s B_s) (Σ w_s A_s) x"
-    learning_rate = 0.01
+    learning_rate = 0.03
     peft_type = "POLY"
     hf_config = "PolyConfig"
     hf_prefix = "poly_"

@@ -10,9 +10,9 @@ the whole table has vocab width. All other tokens keep their vectors bit for bit
 As a change of the whole table it is S (P − E), E being the rows at first and S: (vocab, k)
 one-hot. That is LoRA of rank k on the table, with a frozen B that picks rows: a text without
 these tokens is read as before, which no other LoRA on the table promises. Merges exactly:
-W + S (P − E). A tied head is the same table and follows. Where the head has a weight of its
-own, `target_modules=("wte", "lm_head")` trains the same rows there, k width more, so that the
-model can also write the new tokens.
+W + S (P − E). A tied head is the same table and follows. An untied head has another table, in
+which `target_modules=("wte", "lm_head")` trains the same rows, k width more, so that the model
+can also write the new tokens.
 
 No paper; as in Hugging Face's PEFT since version 0.15 (2025), which puts P in place of the rows
 """
@@ -61,7 +61,7 @@ class TrainableTokens(Method):
             )
 
     def tables(self, config):
-        """The names of the tables with rows of their own; a tied head has those of "wte"."""
+        """The tables with rows that train; a tied head has those of "wte"."""
         own = [name for name in TABLES if name in self.target_modules]
         tied = "lm_head.weight" not in config.parameter_shapes
         return ["wte"] if tied and "wte" in own else own

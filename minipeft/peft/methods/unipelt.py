@@ -6,19 +6,19 @@
     h + g_A(x) · (U φ(D h + b₁) + b₂),  h = f(x)        on the MLP
     attention(q, [g_P P_k ; k], [g_P P_v ; v])          g_P reads q
 
-Which of the three methods is best depends on the task and on how many examples there are, and
-one cannot know before. Here all are there, and for each token a gate between 0 and 1 says how
-much each one counts: the paper's sum of the three is as good as the best of them or better.
-Trains in each layer the sum of what they train, and the weights of three gates:
-2 n kv + (2 m width + m + width) + r (2 width + q + kv) + (q + 1) + 2 (width + 1).
+Which of the three methods is best depends on the task and on the number of examples, and is
+not known before. Here all three are present, and gates between 0 and 1 say for each token how
+much each of them counts. The paper finds this as good as the best of the three or better. A
+layer trains what the three do, and the weights of three gates:
+2 n kv + (2 m width + m + width) + r (2 width + q + kv) + (q + 1) + 2 (width + 1) parameters.
 
 w = b = 0, so every gate starts at ½. B and U are zero, but the prefix, from N(0, 1), takes
-attention from the tokens, so attaching changes the output. A gate depends on the input, so no
+attention from the tokens, so attaching changes the output. As the gates depend on the input, no
 weight computes the same, and it cannot be merged.
 
-Mao et al. 2021, section 3, arXiv:2110.07577. There the gates read the mean over a sequence,
-and that of the prefix the layer's input. A decoder's token must not see later ones: here gates
-read token by token, and that of the prefix reads what the prefix is read by, the query.
+Mao et al. 2021, section 3, arXiv:2110.07577. There a gate is one number for a sequence, made of
+the mean of its tokens. In a decoder no token may see later ones, so here each token has its own
+gates; and the prefix's gate, which reads the layer's input there, reads the query here.
 """
 
 from dataclasses import dataclass
