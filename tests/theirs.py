@@ -57,6 +57,17 @@ def bottlenecks(*args, beside=None, **options):
     return put
 
 
+def fusions(*args, **options):
+    """Adapters and their fusion by hand in PyTorch."""
+
+    def put(model):
+        import handwritten
+
+        return handwritten.fusions(*args, **options)(model)
+
+    return put
+
+
 def of_task(k):
     """Makes a model of HF PEFT's compute what it does for task k, and not sample weights."""
 

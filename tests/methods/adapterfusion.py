@@ -8,8 +8,9 @@ from laws.equations import agrees, changes
 from methods.bottleneck import STYLES, inner
 from minipeft.engine.backend import np, xp
 from minipeft.engine.tensor import Tensor, value
-from spec import COUNTED, Bug, Spec
+from spec import COUNTED, Bug, Row, Spec
 from strategies import FEW, NARROW, NONLINEARITIES
+from theirs import fusions
 
 
 def equation(method, a, parts, h):
@@ -72,7 +73,18 @@ SPEC = Spec(
     small=mp.AdapterFusion(2, n_adapters=2),
     equation=Fused(),
     bugs=BUGS,
-    no_rows="HF PEFT does not have it; the tests do not depend on AdapterHub's library",
+    rows={
+        "adapterfusion": Row(
+            mp.AdapterFusion(5, n_adapters=3), fusions(("mlp",), 5, 3), recorded=False
+        ),
+        "adapterfusion, GPT-2": Row(
+            mp.AdapterFusion(5, nonlinearity="gelu", n_adapters=2),
+            fusions(("mlp",), 5, 2, "gelu"),
+            "gpt2",
+            tied=True,
+            recorded=False,
+        ),
+    },
     counts=(
         (mp.AdapterFusion(3, n_adapters=2), COUNTED, 2 * (2 * ONE + 3 * 64)),
         (mp.AdapterFusion(3, "houlsby", n_adapters=1), COUNTED, 2 * 2 * (ONE + 3 * 64)),
