@@ -127,3 +127,27 @@ def test_adapterfusion_refuses_what_it_cannot_fuse(method, message):
     with pytest.raises(ValueError, match=message):
         mp.attach(net, method, "both")
     assert [*mp.adapters(net)] == ["past", "copy", "lora"]
+
+
+def test_unipelt_with_open_gates_is_prefix_lora_and_adapter_together():
+    """In a model without positions, which a prefix would shift; every gate is σ(50) = 1."""
+    config = SHAPES[1].with_(nope=(0, 1))
+    net, (ids, _) = model(config), batch(config)
+    parts = mp.Prefix(3), mp.LoRA(2), mp.Pfeiffer(3)
+    prefix, lora, adapter = (mp.attach(net, part, part.name) for part in parts)
+    for part in (prefix, lora, adapter):
+        shake(part)
+    mp.use(net, ["prefix", "lora", "pfeiffer"])
+    wanted = logits(net, ids)
+    all_three = mp.attach(net, mp.UniPELT(3, m=3, r=2), "unipelt")
+    slots = prefix.deltas["start"].prompt_embeddings.data.reshape(3, 2, 2, 2, 2)
+    for path, delta in all_three.deltas.items():
+        delta.gate.bias.data[...] = 50.0
+        if path.endswith("attend"):
+            keys, values = slots[:, int(path.split(".")[1])].transpose(1, 2, 0, 3)
+            delta.prefix_keys.data, delta.prefix_values.data = keys, values
+            continue
+        plain = (adapter if path.endswith("mlp") else lora).deltas[path]
+        for name, p in plain.named_parameters():
+            getattr(delta, name).data = p.data
+    assert np.allclose(logits(net, ids), wanted, rtol=0, atol=1e-11)

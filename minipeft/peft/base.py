@@ -29,7 +29,7 @@ class Delta(Module):
     def merged(self, site):
         """The site's parameters with this change added, {attribute: array}.
 
-        None for an array is the weight of a tied head that takes its change from the table's.
+        Empty for a tied head whose change comes with that of the token table.
         Raises ValueError if no choice of parameters computes the same, which is the default.
         """
         raise ValueError("its change is not a change of weights")

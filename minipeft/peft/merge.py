@@ -57,7 +57,6 @@ def merge(model, name="default", *, requantize=False):
     adapter, used = find(model, name), in_use(model)
     after, lost = merged_parameters(model, adapter), {}
     check_merge(model, adapter, after)
-    after = {path: p for path, p in after.items() if p is not None}
     check_order(model, adapter)
     check_made_for(model, adapter, after)
     if requantize:
@@ -101,10 +100,7 @@ def repacked(base, after):
 
 
 def merged_parameters(model, adapter):
-    """The base's parameters after merging an adapter, {path: Parameter}, those that change.
-
-    None for the weight of a tied head that changes as the table does.
-    """
+    """The base's parameters after merging an adapter, {path: Parameter}, those that change."""
     sites = dict(model.named_modules())
     arrays = {path: p.data for path, p in adapter.copies.items()}
     with disabled(model), dtype(precision(model)):
@@ -116,13 +112,11 @@ def merged_parameters(model, adapter):
                     f"{adapter.name!r} at {path} cannot be merged: {reason}; keep it attached"
                 ) from None
             arrays |= {f"{path}.{attribute}": array for attribute, array in merged.items()}
-        for path, head in sites.items():  # a change of the token table is none of the head
-            if isinstance(head, TiedHead) and head.weight is None and "wte" in adapter.deltas:
-                arrays.setdefault(f"{path}.weight", head.table.data)
-        return {
-            path: a if a is None else Parameter(a, requires_grad=False)
-            for path, a in arrays.items()
-        }
+        for path, head in sites.items():  # a change of the table alone is none of the head
+            tied = isinstance(head, TiedHead) and head.weight is None
+            if tied and "wte" in adapter.deltas and path not in adapter.deltas:
+                arrays[f"{path}.weight"] = head.table.data
+        return {path: Parameter(a, requires_grad=False) for path, a in arrays.items()}
 
 
 def check_merge(model, adapter, after):
@@ -135,11 +129,11 @@ def check_merge(model, adapter, after):
         problem = None
         if path not in base and path != "lm_head.weight":  # merging unties a tied head
             problem = f"needs {path}, which this model does not have"
-        elif p is not None and not bool(xp.isfinite(p.data).all()):
+        elif not bool(xp.isfinite(p.data).all()):
             problem = f"would make {path} infinite or NaN"
         if problem:
             raise ValueError(f"merging {adapter.name!r} {problem}; keep it attached")
-    changed = set(after)
+    changed = set(after) | {f"{path}.weight" for path in adapter.deltas}
     if "lm_head.weight" in changed - base.keys():  # a head that was the table so far
         changed.add("wte.weight")
     for other in adapters(model).values():

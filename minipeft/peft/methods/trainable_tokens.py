@@ -129,8 +129,8 @@ class TokensDelta(Delta):
         return f(ids) + matmul(self.selection[ids], self.change())
 
     def merged(self, layer):
-        if self.follows and layer.weight is None:  # still the table, which has the change
-            return {"weight": None}
+        if self.follows and layer.weight is None:  # the head is the table, which has it
+            return {}
         return {"weight": weight(layer).data + self.selection @ self.change().data}
 
 

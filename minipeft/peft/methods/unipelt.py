@@ -8,8 +8,9 @@
 
 Which of the three methods is best depends on the task and on the number of examples, and is
 not known before. Here all three are present, and gates between 0 and 1 say for each token how
-much each of them counts. The paper finds this as good as the best of the three or better. A
-layer trains what the three do, and the weights of three gates:
+much each of them counts. The paper finds this as good as the best of the three or better. With
+all gates at 1 it is prefix tuning, LoRA and adapters in use together, except that this prefix
+takes no positions. A layer trains what these three do, and the weights of its three gates:
 2 n kv + (2 m width + m + width) + r (2 width + q + kv) + (q + 1) + 2 (width + 1) parameters.
 
 w = b = 0, so every gate starts at ½. B and U are zero, but the prefix, from N(0, 1), takes
