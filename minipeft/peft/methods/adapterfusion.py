@@ -93,7 +93,7 @@ class FusionDelta(Delta):
     """Some adapters and their fusion: h + V Σ p_i A_i(h), (B, T, D) -> (B, T, D)."""
 
     def __init__(self, width, parts, rng):
-        self.parts = parts  # a list, or in a tuple, where they are frozen, not its parameters
+        self.parts = parts  # in a list they train; in a tuple they are none of its parameters
         self.query = Parameter(kaiming_uniform(rng, width, width))
         self.key = Parameter(kaiming_uniform(rng, width, width))
         self.value = Parameter(np.eye(width))

@@ -94,11 +94,7 @@ class TrainableTokens(Method):
         own = [path for path, delta in adapter.deltas.items() if not delta.follows]
         return values | {"token_indices": list(tokens), "target_modules": own}
 
-    @classmethod
-    def from_hf(cls, values, targets):
-        return {option: v for option, v in values.items() if option != "init_weights"}
-
-    def hf_frozen(self, adapter):
+    def hf_frozen(self, adapter):  # HF PEFT writes the rows of a tied head once more
         head = adapter.deltas.get("lm_head")
         if head is None or not head.follows:
             return {}

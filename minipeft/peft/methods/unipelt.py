@@ -72,7 +72,7 @@ class UniPELT(Method):
         deltas, layers, width = {}, linears(model), model.start.width
         for path, attn in matching(sites(model), ("attn",)).items():
             deltas[f"{path}.attend"] = GatedPrefix(attn, self, rng)
-            gate = Gate(width)  # one for both
+            gate = Gate(width)  # of queries and values
             for name in (f"{path}.q_proj", f"{path}.v_proj"):
                 deltas[name] = GatedLoRA(layers[name], self, gate, rng)
             mlp = path.removesuffix("attn") + "mlp"
