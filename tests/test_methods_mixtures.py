@@ -3,7 +3,7 @@
 import pytest
 
 import minipeft as mp
-from minipeft.engine.backend import np, to_numpy
+from minipeft.engine.backend import np, to_numpy, xp
 from strategies import batch, model
 from test_methods_adapters import shake
 
@@ -33,6 +33,11 @@ def test_poly_of_one_skill_is_lora(config):
     assert np.allclose(logits(net, ids), wanted, rtol=0, atol=1e-11)
 
 
+def arrays_of(delta):
+    """Z, A and B of one change of Poly."""
+    return delta.module_logits, delta.poly_lora_A, delta.poly_lora_B
+
+
 @both_shapes
 def test_every_task_of_poly_is_a_lora_of_the_mean_factors(config):
     """Also after its task was set to another; then merging merges that one."""
@@ -46,11 +51,11 @@ def test_every_task_of_poly_is_a_lora_of_the_mean_factors(config):
     assert np.abs(second - first).max() > 1e-3
     lora = mp.attach(net, mp.LoRA(2, lora_alpha=1.0), "lora")
     for path, delta in lora.deltas.items():
-        p = poly.deltas[path]
-        use = 1 / (1 + np.exp(-p.module_logits.data[1]))
+        z, a, b = (to_numpy(p.data) for p in arrays_of(poly.deltas[path]))
+        use = 1 / (1 + np.exp(-z[1]))
         use = use / use.sum()
-        delta.lora_A.data = np.tensordot(use, p.poly_lora_A.data[0], 1).T
-        delta.lora_B.data = np.tensordot(use, p.poly_lora_B.data[0], 1).T
+        delta.lora_A.data = xp.asarray(np.tensordot(use, a[0], 1).T)
+        delta.lora_B.data = xp.asarray(np.tensordot(use, b[0], 1).T)
     assert np.allclose(logits(net, ids), second, rtol=0, atol=1e-11)
     mp.detach(net, "lora")
     mp.merge(net, "poly")
