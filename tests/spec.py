@@ -90,6 +90,7 @@ class Row:
     clip: float | None = 0.3
     padding: tuple = ("left", "right")
     files: Files = Files()
+    merged: bool = True  # whether HF's can be merged, if ours can
     recorded: bool = True  # whether tests/parity/record.py writes it to the fixtures
 
 

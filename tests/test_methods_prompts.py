@@ -21,6 +21,8 @@ PROMPTS = [
     mp.Prompt(3),
     mp.PTuning(2),
     mp.PTuning(3, encoder_hidden_size=5),
+    mp.MPT(3, num_ranks=2, num_tasks=2),
+    mp.CPT((1, 5, 3), (1, 2, 3)),
     mp.LlamaAdapter(3),
     mp.LlamaAdapter(2, adapter_layers=1, per_head=False),
 ]
@@ -37,6 +39,8 @@ def test_numbers(config, n, h):
         mp.Prompt(n): n * d,
         mp.PTuning(n, h): n * d + d * h + h + h * h + h + h * d + d,
         mp.PTuning(n): n * d + 3 * (d * d + d),
+        mp.MPT(n, num_ranks=h, num_tasks=2): n * d + 2 * h * (n + d),
+        mp.CPT((1,) * n): n * d,
         mp.LlamaAdapter(n): L * (n * d + config.heads),
         mp.LlamaAdapter(n, 1, per_head=False): n * d + 1,
     }
@@ -60,6 +64,42 @@ def test_a_trained_p_tuning_is_saved_as_a_prompt(config, tmp_path):
     assert (to_numpy(fresh(ids).data) == to_numpy(base(ids).data)).all()
     fresh.loss(ids, labels).backward()  # and it trains on
     assert np.abs(to_numpy(loaded.parameters()[0].grad)).max() > 0
+
+
+@both_shapes
+def test_mpt_whose_matrices_are_one_is_a_prompt(config):
+    """And a task that is chosen later computes its own prompt."""
+    base, (ids, _) = model(config), batch(config)
+    adapter = mp.attach(base, mp.MPT(3, num_tasks=2))
+    (delta,) = adapter.deltas.values()
+    delta.prefix_task_cols.data[0], delta.prefix_task_rows.data[0] = 1.0, 1.0
+    plain = mp.attach(base, mp.Prompt(3), "prompt")
+    plain.parameters()[0].data = delta.prompt_embeddings.data
+    wanted = to_numpy(base(ids).data)
+    mp.use(base, "default")
+    assert (to_numpy(base(ids).data) == wanted).all()
+    delta.task = 1
+    assert np.abs(to_numpy(base(ids).data) - wanted).max() > 1e-3
+
+
+@both_shapes
+def test_cpt_begins_as_in_context_learning(config):
+    """Untrained, it is the base that has read the context before the text."""
+    base, (ids, _) = model(config), batch(config)
+    context = np.tile((1, 5, 3), (len(ids), 1))
+    wanted = to_numpy(base(np.concatenate([context, ids], axis=1)).data)[:, 3:]
+    mp.attach(base, mp.CPT((1, 5, 3)))
+    assert np.allclose(to_numpy(base(ids).data), wanted, rtol=0, atol=1e-12)
+
+
+def test_cpt_stays_in_its_ball_and_leaves_answers():
+    config = SHAPES[1]
+    base, (ids, labels) = model(config), batch(config, B=8)
+    adapter = mp.attach(base, mp.CPT((1, 5, 3, 5), (1, 2, 3, 4)))
+    mp.fit(base, mp.Examples(ids, labels), 5, 4, 0.1)
+    lengths = np.linalg.norm(to_numpy(adapter.parameters()[0].data), axis=1)
+    radius = 0.1 * (config.width / 2048) ** 0.5
+    assert np.allclose(lengths, [radius, radius, radius, 0.0], rtol=1e-12)
 
 
 @both_shapes

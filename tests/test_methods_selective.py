@@ -199,3 +199,49 @@ def test_rows_cannot_have_weights_of_their_own(method):
     mp.attach(base, method, "a")
     with pytest.raises(ValueError, match="rows"):
         mp.use(base, rows=["a", None, "a"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_texts_without_the_tokens_that_train_are_read_as_before(tied):
+    """Bit for bit, but for the logits of those tokens where a tied head has their rows."""
+    config = LLAMA.with_(tied=tied)
+    base, (ids, _) = model(config), batch(config)
+    tokens = 2, 7
+    ids[np.isin(ids, tokens)] = 1
+    before = to_numpy(base(ids).data)
+    shake(mp.attach(base, mp.TrainableTokens(tokens)))
+    others = np.setdiff1d(np.arange(config.vocab), tokens) if tied else np.arange(config.vocab)
+    after = to_numpy(base(ids).data)
+    assert (after[..., others] == before[..., others]).all()
+    assert ((after != before)[..., tokens].all()) == tied
+    ids[:, 0] = tokens[0]
+    assert (to_numpy(base(ids).data) != before).any(axis=-1).all()
+
+
+def test_merged_tokens_leave_a_tied_head_tied():
+    config = LLAMA.with_(tied=True)
+    base, (ids, _) = model(config), batch(config)
+    shake(mp.attach(base, mp.TrainableTokens((2, 7))))
+    attached = to_numpy(base(ids).data)
+    receipt = mp.merge(base)
+    assert base.config.tied and base.lm_head.weight is None
+    assert np.allclose(to_numpy(base(ids).data), attached, rtol=0, atol=1e-12)
+    mp.unmerge(receipt)
+    mp.use(base, None)
+    mp.attach(base, mp.Head(), "head")
+    with pytest.raises(ValueError, match=r"'head' has its own copy of lm_head\.weight"):
+        mp.merge(base, "default")
+
+
+def test_trainable_tokens_are_lora_with_a_frozen_one_hot_factor():
+    """On the table: LoRA's A one-hot in the tokens, its B the change of their rows."""
+    config = LLAMA.with_(tied=False)
+    base, (ids, _) = model(config), batch(config)
+    tokens = mp.attach(base, mp.TrainableTokens((2, 7)), "tokens")
+    shake(tokens)
+    wanted = to_numpy(base(ids).data)
+    lora = mp.attach(base, mp.LoRA(2, lora_alpha=2.0, target_modules=("wte",)), "lora")
+    (delta,) = lora.deltas.values()
+    delta.lora_embedding_A.data = xp.asarray(np.eye(config.vocab)[[2, 7]])
+    delta.lora_embedding_B.data = tokens.deltas["wte"].change().data.T
+    assert np.allclose(to_numpy(base(ids).data), wanted, rtol=0, atol=1e-12)

@@ -55,3 +55,31 @@ def bottlenecks(*args, beside=None, **options):
         return handwritten.bottlenecks(*args, join=join, **options)(model)
 
     return put
+
+
+def fusions(*args, **options):
+    """Adapters and their fusion by hand in PyTorch."""
+
+    def put(model):
+        import handwritten
+
+        return handwritten.fusions(*args, **options)(model)
+
+    return put
+
+
+def of_task(k):
+    """Makes a model of HF PEFT's compute what it does for task k, and not sample weights."""
+
+    def made(theirs):
+        import torch
+
+        class OfTask(type(theirs)):
+            def forward(self, input_ids=None, **options):
+                tasks = torch.full((len(input_ids),), k)
+                return super().forward(input_ids=input_ids, task_ids=tasks, **options)
+
+        theirs.__class__ = OfTask
+        return theirs.eval()
+
+    return made

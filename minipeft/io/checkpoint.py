@@ -187,9 +187,8 @@ def hf_name(path, method):
     module, _, name = path.rpartition(".")
     if module == "start":
         return name
-    name += ".weight" if name in method.hf_weights else ""
     module = module.removesuffix(".attend")  # HF has no module for attention itself
-    return f"base_model.model.{module}.{name}"
+    return f"base_model.model.{module}.{method.hf_name(name)}"
 
 
 def method_from_config(values):

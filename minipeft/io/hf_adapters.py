@@ -53,6 +53,7 @@ def export_adapter(model, name, folder):
     does not have its method, or if HF has no model of this shape.
     """
     adapter, modules, folder = find(model, name), HFModules(model), as_path(folder)
+    check_there(adapter.method.export_form(), modules)
     arrays = hf_arrays(model, adapter, modules)
     config = json_text(hf_config(adapter, modules, arrays))
     seal = {SEAL: hashlib.sha256(config).hexdigest()}
@@ -88,19 +89,27 @@ def import_adapter(model, folder, name=None):
             }
         loaded = read_arrays(file, like)
     trained = {key: modules.name(adapter, key) for key in adapter.saved()}
-    for key in arrays.keys() - {*trained.values()}:
-        if not np.array_equal(loaded[key], to_numpy(arrays[key])):
-            raise ValueError(
-                f"{path}: {key} is frozen, and not equal to that of this model; "
-                "load it on its own base"
-            )
     for key, p in adapter.named_parameters():
         array = modules.own_part(key, loaded[trained[key]])
         array = array / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
+    arrays |= method.hf_frozen(adapter)
+    repeated = arrays.keys() - {*trained.values()}
+    check_repeated(path, loaded, {key: arrays[key] for key in repeated})
     install(model, adapter)
     use(model, name)
     return adapter
+
+
+def check_repeated(path, loaded, arrays):
+    """Raises ValueError if a file does not have the arrays that are here: frozen, or shared."""
+    for key, array in arrays.items():
+        here = to_numpy(array)
+        if not np.array_equal(loaded[key].astype(here.dtype), here):
+            raise ValueError(
+                f"{path}: {key} is frozen, and not equal to that of this model; "
+                "load it on its own base"
+            )
 
 
 class HFModules:
@@ -203,17 +212,18 @@ def whole(method, there, changed, sizes, modules, common):
     return common_form(changed, family, heads)
 
 
-def hf_config(adapter, modules, arrays):
-    """Returns the configuration of an adapter as HF PEFT writes it, given its arrays there.
-
-    Raises ValueError if HF PEFT does not have the method, or not on this model.
-    """
-    method, transposed = adapter.method.export_form(), modules.family.transposed
+def check_there(method, modules):
+    """Raises ValueError if HF PEFT does not have a method, or not on such a model."""
     if not method.hf_config:
         raise ValueError(f"HF PEFT has no {method}; save_adapter can save it")
-    if transposed and not method.hf_on_gpt2:
+    if modules.family.transposed and not method.hf_on_gpt2:
         kind = type(method).__name__
         raise ValueError(f"HF PEFT has no {kind} for GPT-2; save_adapter can save it")
+
+
+def hf_config(adapter, modules, arrays):
+    """Returns the configuration of an adapter as HF PEFT writes it, given its arrays there."""
+    method, transposed = adapter.method.export_form(), modules.family.transposed
     values, there = asdict(method), modules.there
     if isinstance(method, Targeted):
         paths = list(adapter.deltas)

@@ -228,7 +228,8 @@ def warnings(model, method, rows):
     """Yields one sentence for each setting that is legal but may surprise."""
     config, paths = model.config, {row.path.removesuffix(".weight") for row in rows}
     changed = [path for path in ("wte", "lm_head") if path in paths]
-    if config.tied and method.family == "full":
+    both = len(changed) == 2 and not isinstance(method, Targeted)
+    if config.tied and (method.family == "full" or both):
         yield "the head is tied to the token table: they are one matrix and change together"
     elif config.tied and changed:
         yield (

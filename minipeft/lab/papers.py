@@ -14,6 +14,7 @@ from fractions import Fraction
 from ..peft.base import Method
 from ..peft.methods import (
     IA3,
+    MPT,
     BitFit,
     Bottleneck,
     DoRA,
@@ -173,6 +174,10 @@ PUBLISHED = {  # {source: claims}
         Claim("t0-3b", Prompt(100), "409 K", times=2, note="encoder and decoder"),
     ],
     "Prompt tuning, arXiv:2104.08691": [Claim("t5-v1.1-xxl", Prompt(5), "20480")],
+    "MPT, table 1, arXiv:2303.02861": [
+        Claim("t5-base", MPT(100), "77.6 K"),
+        Claim("t5-base", MPT(100), "0.035 %", "base"),
+    ],
     "AdaLoRA, table 1, arXiv:2303.10512": [
         Claim("deberta-v3-base", LoRA(8, target_modules="all-linear"), "1.33 M"),
         Claim("deberta-v3-base", Pfeiffer(32), "0.6 M"),

@@ -29,6 +29,7 @@ class Delta(Module):
     def merged(self, site):
         """The site's parameters with this change added, {attribute: array}.
 
+        Empty for a tied head whose change comes with that of the token table.
         Raises ValueError if no choice of parameters computes the same, which is the default.
         """
         raise ValueError("its change is not a change of weights")
@@ -50,7 +51,7 @@ class Method(Options):
     """
 
     name = ""  # on the command line and in every table: "lora"
-    family = ""  # of which kind it is: full, selective, lora, adapter or prompt
+    family = ""  # full, selective, lora, adapter, prompt, orthogonal or mixture
     paper = ""  # author, year and arXiv id
     equation = ""  # what f(x) becomes
     place = ""  # where it sits
@@ -129,6 +130,10 @@ class Method(Options):
         """
         return values
 
+    def hf_name(self, name):
+        """What a file of HF PEFT calls an array of that name, behind the path of its module."""
+        return f"{name}.weight" if name in self.hf_weights else name
+
     def hf_factor(self, name):
         """What an array of that name is multiplied by in a file of HF PEFT."""
         return 1.0
@@ -138,7 +143,7 @@ class Method(Options):
         return name
 
     def hf_frozen(self, adapter):
-        """Frozen arrays that a file of HF PEFT repeats, {name there: array}."""
+        """Arrays that a file of HF PEFT repeats, frozen or shared, {name there: array}."""
         return {}
 
 

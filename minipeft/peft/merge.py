@@ -112,9 +112,10 @@ def merged_parameters(model, adapter):
                     f"{adapter.name!r} at {path} cannot be merged: {reason}; keep it attached"
                 ) from None
             arrays |= {f"{path}.{attribute}": array for attribute, array in merged.items()}
-        for path, head in sites.items():  # a change of the token table is none of the head
-            if isinstance(head, TiedHead) and head.weight is None and "wte" in adapter.deltas:
-                arrays.setdefault(f"{path}.weight", head.table.data)
+        for path, head in sites.items():  # a change of the table alone is none of the head
+            tied = isinstance(head, TiedHead) and head.weight is None
+            if tied and "wte" in adapter.deltas and path not in adapter.deltas:
+                arrays[f"{path}.weight"] = head.table.data
         return {path: Parameter(a, requires_grad=False) for path, a in arrays.items()}
 
 
@@ -132,7 +133,7 @@ def check_merge(model, adapter, after):
             problem = f"would make {path} infinite or NaN"
         if problem:
             raise ValueError(f"merging {adapter.name!r} {problem}; keep it attached")
-    changed = set(after)
+    changed = set(after) | {f"{path}.weight" for path in adapter.deltas}
     if "lm_head.weight" in changed - base.keys():  # a head that was the table so far
         changed.add("wte.weight")
     for other in adapters(model).values():

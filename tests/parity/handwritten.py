@@ -26,6 +26,23 @@ class Bottleneck(nn.Module):
         return F.linear(narrow, self.up, self.up_bias)
 
 
+class Fusion(nn.Module):
+    """V Σ p_i A_i(h), p = softmax_i (Q h · K A_i(h)), of n bottlenecks A_i."""
+
+    def __init__(self, width, m, nonlinearity, n):
+        super().__init__()
+        self.parts = nn.ModuleList(Bottleneck(width, m, nonlinearity) for _ in range(n))
+        # small, as a softmax of large scores has gradients that are rounding alone
+        self.query, self.key, self.value = (
+            nn.Parameter(0.1 * random(width, width).detach()) for _ in range(3)
+        )
+
+    def forward(self, h):
+        changes = torch.stack([part(h) for part in self.parts], dim=-1)  # (…, width, n)
+        scores = torch.einsum("...i,ki,kj,...jn->...n", h, self.query, self.key, changes)
+        return torch.einsum("ij,...jn,...n->...i", self.value, changes, scores.softmax(-1))
+
+
 def random(*shape):
     return nn.Parameter(0.3 * torch.randn(shape, dtype=torch.float64))
 
@@ -65,6 +82,11 @@ def after(adapter, x, h):
 def beside(scale):
     """The parallel place: on the input, beside the sub-layer."""
     return lambda adapter, x, h: h + scale * adapter(x)
+
+
+def fusions(places, m, n, nonlinearity="relu"):
+    """n plain adapters of width m and their fusion."""
+    return hooked(places, lambda width: lambda: Fusion(width, m, nonlinearity, n), after)
 
 
 def bottlenecks(places, m, nonlinearity="relu", join=after):

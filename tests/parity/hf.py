@@ -37,7 +37,7 @@ LLAMA = {
 GPT2 = {
     "(wte|wpe|ln_f)": r"transformer.\1",
     "lm_head": "lm_head",
-    r"blocks\.(\d+)\.(ln_1|ln_2|attn|mlp)": r"transformer.h.\1.\2",
+    r"blocks\.(\d+)\.(ln_1|ln_2|attn|mlp)(\.parts\.\d+)?": r"transformer.h.\1.\2\3",
     r"blocks\.(\d+)\.attn\.o_proj": r"transformer.h.\1.attn.c_proj",
     r"blocks\.(\d+)\.attn\.([qkv])_proj": r"transformer.h.\1.attn.c_attn.\2",
     r"blocks\.(\d+)\.mlp\.up_proj": r"transformer.h.\1.mlp.c_fc",

@@ -119,7 +119,7 @@ def place(path):
 
 WIDE, HIGH = 8.65, 2.65  # inches: of the picture, and of the diagram above the rows
 LEFT, STEP, LINE = 1.95, 0.362, 0.185  # where the columns start, their distance, a line of text
-NARROW = 26  # letters in a line of names
+NARROW = 25  # letters in a line of names
 STREAM, BRANCH, RISE = 0.4, 0.95, 0.35  # heights: the residual stream, a sub-layer, q k v
 INK, PALE, BAND, LIT = "#444444", "#cfcfcf", "#f5f5f5", "#ffe9a8"
 MARKS = {"full": "*", "selective": "D", "lora": "o", "adapter": "s", "prompt": "^"}

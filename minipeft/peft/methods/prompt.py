@@ -41,17 +41,24 @@ class Prompt(Method):
         return [Term({}, "n width", {"n": self.num_virtual_tokens, "width": config.width})]
 
     def make_deltas(self, model, rng):
+        return {"start": PromptDelta(self.vectors(model, rng))}
+
+    def vectors(self, model, rng):
+        """P at first, (n, width)."""
         n, table = self.num_virtual_tokens, model.wte.weight.data
         room_for(n, model.config.context)
         if self.init_ids is None:
-            return {"start": PromptDelta(rng.uniform(-0.5, 0.5, (n, table.shape[1])))}
-        ids = np.resize(np.asarray(self.init_ids, dtype=int), n)
-        if not len(self.init_ids) or ids.min() < 0 or ids.max() >= len(table):
-            raise ValueError(
-                f"init_ids must be tokens of the vocabulary (0 … {len(table) - 1}), "
-                f"got {self.init_ids}"
-            )
-        return {"start": PromptDelta(table[xp.asarray(ids)])}
+            return rng.uniform(-0.5, 0.5, (n, table.shape[1]))
+        check_tokens("init_ids", self.init_ids, len(table))
+        return table[xp.asarray(np.resize(self.init_ids, n))]
+
+
+def check_tokens(option, ids, vocab):
+    """Raises ValueError for an option whose ids are none, or not of the vocabulary."""
+    if not ids or min(ids) < 0 or max(ids) >= vocab:
+        raise ValueError(
+            f"{option} must be tokens of the vocabulary (0 … {vocab - 1}), got {ids}"
+        )
 
 
 class PromptDelta(Delta):
