@@ -19,8 +19,8 @@ def equation(method, a, w):
 SQUARE = mp.PiSSA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
     Bug("PiSSA: the principal part not taken off W",
-        "self.start = -self.lora_B.data, self.lora_A.data.copy()",
-        "self.start = 0.0 * self.lora_B.data, self.lora_A.data.copy()", 13, SQUARE),
+        "self.a0[...], self.minus_b0[...] = a, -b",
+        "self.a0[...], self.minus_b0[...] = a, 0.0 * b", 13, SQUARE),
     Bug("PiSSA: saved as if the base were the residual",
         'return {"lora_A": a.data, "lora_B": b.data}',
         'return {"lora_A": a.data[: len(a) // 2], "lora_B": b.data[:, : len(a) // 2]}',
@@ -28,15 +28,15 @@ BUGS = (
 )  # fmt: skip
 
 
-def theirs(**options):
-    """HF takes the SVD in float32 only: here the base is W − s B₀ A₀ of its A₀ and B₀."""
+def theirs(init="pissa", **options):
+    """HF starts from W in float32 only: here the base is W − s B₀ A₀ of its A₀ and B₀."""
 
     def put(model):
         import peft
 
         double = model.dtype
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-        config = peft.LoraConfig(init_lora_weights="pissa", **options)
+        config = peft.LoraConfig(init_lora_weights=init, **options)
         theirs = peft.get_peft_model(model.float(), config).to(double)
         for path, module in theirs.base_model.model.named_modules():
             if isinstance(module, peft.tuners.lora.Linear):
@@ -52,7 +52,7 @@ def theirs(**options):
 def carry(pair):
     """B₀ and A₀, from the B and A that HF's begins with."""
     for delta in pair.adapter.deltas.values():
-        delta.start = -delta.lora_B.data.copy(), delta.lora_A.data.copy()
+        delta.begin(delta.lora_B.data.copy(), delta.lora_A.data.copy())
 
 
 NAMES = ["q_proj", "down_proj"]
