@@ -34,7 +34,7 @@ EXCHANGED = {method.peft_type: method for method in METHODS.values() if method.h
 # options in HF PEFT's configurations that do not change what the arrays in the file compute
 WITHOUT_EFFECT = (
     "auto_mapping", "base_model_name_or_path", "encoder_dropout", "encoder_num_layers",
-    "encoder_reparameterization_type", "exclude_modules", "fan_in_fan_out",
+    "encoder_reparameterization_type", "eva_config", "exclude_modules", "fan_in_fan_out",
     "feedforward_modules", "inference_mode", "init_ia3_weights", "init_lora_weights",
     "init_weights", "layers_pattern", "layers_to_transform", "megatron_core", "module_dropout",
     "num_attention_heads", "num_layers", "num_transformer_submodules", "peft_version",

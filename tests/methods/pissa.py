@@ -28,7 +28,7 @@ BUGS = (
 )  # fmt: skip
 
 
-def theirs(init="pissa", **options):
+def theirs(init="pissa", prepare=lambda model, config: None, **options):
     """HF starts from W in float32 only: here the base is W − s B₀ A₀ of its A₀ and B₀."""
 
     def put(model):
@@ -37,6 +37,7 @@ def theirs(init="pissa", **options):
         double = model.dtype
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
         config = peft.LoraConfig(init_lora_weights=init, **options)
+        prepare(model, config)
         theirs = peft.get_peft_model(model.float(), config).to(double)
         for path, module in theirs.base_model.model.named_modules():
             if isinstance(module, peft.tuners.lora.Linear):

@@ -52,13 +52,10 @@ class PiSSA(LoRA):
         return own
 
     def export_form(self):
-        names = ("lora_dropout", "target_modules", "layers_to_transform", "bias")
-        names += ("modules_to_save",)
-        same = {name: getattr(self, name) for name in names}
-        twice = {"r": 2 * self.r, "lora_alpha": 2 * self.lora_alpha}
         ranks = {key: 2 * r for key, r in self.rank_pattern.items()}
         alphas = {key: 2 * alpha for key, alpha in self.alpha_pattern.items()}
-        return LoRA(**same | twice, rank_pattern=ranks, alpha_pattern=alphas)
+        twice = {"r": 2 * self.r, "lora_alpha": 2 * self.lora_alpha}
+        return self.as_lora(**twice, rank_pattern=ranks, alpha_pattern=alphas)
 
     def first_factors(self, w):
         """B₀ (out, r) and A₀ (r, in) for a weight (out, in)."""
@@ -94,6 +91,9 @@ class StartedDelta(LoRADelta):
     def change(self):
         b, a = self.factors()
         return self.scaling * (b.data @ a.data)
+
+    def frozen(self):
+        return {"a0": self.a0, "minus_b0": self.minus_b0}
 
     def saved(self):
         b, a = self.factors()
