@@ -98,10 +98,11 @@ class Method(Options):
         """The base parameters of which private copies are trained, {path: Parameter}."""
         return {}
 
-    def make_optimizer(self, parameters, betas, weight_decay):
-        """The method's own optimiser for its parameters; None, the default, for AdamW.
+    def make_optimizer(self, adapter, betas, weight_decay):
+        """The method's own optimiser for some of an adapter's parameters, or None for AdamW.
 
-        An optimiser is what AdamW is: it has `parameters`, `steps`, `state` and `step`.
+        An optimiser is what AdamW is: it has `parameters`, `steps`, `state` and `step`. AdamW
+        updates the parameters of the adapter that it does not have.
         """
         return None
 
@@ -113,7 +114,7 @@ class Method(Options):
         """
 
     def before_step(self, adapter, step, steps):
-        """Called before update `step` = 1 … `steps`: may add gradients of its own.
+        """Called before update `step` = 1 … `steps`: may add to the gradients, or change them.
 
         Raises ValueError for a run that is too short for the method.
         """
