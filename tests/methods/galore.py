@@ -23,8 +23,9 @@ def first_step(method, adapter, path, g):
 
 GALORE = mp.GaLore(r=2)
 BUGS = (
-    Bug("GaLore: the last singular vectors", "u[:, : self.method.r]", "u[:, -self.method.r :]",
-        16, GALORE),
+    Bug("GaLore: the last singular vectors",
+        "xp.linalg.svd(g, full_matrices=False)[0][:, : self.method.r]",
+        "xp.linalg.svd(g, full_matrices=False)[0][:, -self.method.r :]", 16, GALORE),
     Bug("GaLore: its scale forgotten", "self.method.scale * rate", "rate", 16, GALORE),
     Bug("GaLore: a checkpoint forgets P", 'super().state | {"projector": self.projector}',
         "super().state", 8, GALORE),

@@ -38,7 +38,7 @@ class EVA(LoRA):
 
     name = "eva"
     paper = "Paischer et al. 2024, arXiv:2410.07170"
-    learning_rate = 0.01
+    learning_rate = 0.03
     embeds = False  # the inputs of the token table are tokens, not vectors
 
     def export_form(self):

@@ -4,7 +4,8 @@
 
 G (m, n) is the gradient of W, transposed where W has more rows than columns, so that m ≤ n. The
 columns of P (m, r) are the first r left singular vectors of G, found anew every
-`update_proj_gap` updates; the moments go on across that. η is the learning rate, λ the decay.
+`update_proj_gap` updates. The moments go on across that, so the signs of the vectors, which an
+SVD leaves open, are those nearer to the vectors before. η is the learning rate, λ the decay.
 
 LoRA makes the change of W low-rank and trains its factors. Here every parameter trains and only
 each step is of rank r: steps of different P add up to a change of any rank. What is small is
@@ -71,8 +72,8 @@ class ProjectedAdamW(AdamW):
         decay, rate, root = factors
         g, projector = lying(p.grad) * scale, self.projector[i]
         if (self.steps - self.skipped[i] - 1) % self.method.update_proj_gap == 0:
-            u, _, _ = xp.linalg.svd(g, full_matrices=False)
-            projector[...] = u[:, : self.method.r]
+            u = xp.linalg.svd(g, full_matrices=False)[0][:, : self.method.r]
+            projector[...] = u * xp.where((u * projector).sum(axis=0) < 0, -1.0, 1.0)
         direction = self.direction(projector.T @ g, self.m[i], self.v[i], root)
         change = projector @ direction * (self.method.scale * rate)
         saved[...] = p.data

@@ -36,7 +36,7 @@ class LoRAFA(LoRA):
     name = "lora-fa"
     paper = "Zhang et al. 2023, arXiv:2308.03303"
     per_matrix = "r out"
-    learning_rate = 0.01
+    learning_rate = 0.1
     embeds = False
 
     def for_module(self, path, shape):

@@ -44,7 +44,7 @@ class LoRAGA(PiSSA):
 
     name = "lora-ga"
     paper = "Wang et al. 2024, arXiv:2407.05000"
-    learning_rate = 0.01
+    learning_rate = 0.03
 
     def delta(self, layer, rng):
         return StartedDelta(layer, self, rng)
@@ -61,8 +61,9 @@ class LoRAGA(PiSSA):
         """B₀ (out, r) and A₀ (r, in) for the gradient of a weight (out, in)."""
         check_finite(path, g)
         u, _, vt = xp.linalg.svd(g, full_matrices=False)
+        signs = xp.where(u.sum(axis=0) < 0, -1.0, 1.0)  # which an SVD leaves open
         c = len(g) ** 0.25 / self.stable_gamma**0.5
-        return c * u[:, r : 2 * r], c * vt[:r]
+        return c * (u * signs)[:, r : 2 * r], c * (vt * signs[:, None])[:r]
 
 
 def weight_gradients(model, paths, batches):

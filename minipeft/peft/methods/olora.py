@@ -30,7 +30,7 @@ class OLoRA(PiSSA):
 
     name = "olora"
     paper = "Büyükakyüz 2024, arXiv:2406.01775"
-    learning_rate = 0.003
+    learning_rate = 0.01
 
     def first_factors(self, w):
         q, r = xp.linalg.qr(w)
