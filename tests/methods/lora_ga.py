@@ -34,8 +34,8 @@ def start(method, a, x, g):
 
 GA = mp.LoRAGA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
-    Bug("LoRA-GA: A₀ and B₀ of the same directions", "c * (u * signs)[:, r : 2 * r]", "c * (u * signs)[:, :r]",
-        13, GA),
+    Bug("LoRA-GA: A₀ and B₀ of the same directions",
+        "c * (u * signs)[:, r : 2 * r]", "c * (u * signs)[:, :r]", 13, GA),
     Bug("LoRA-GA: B₀ A₀ not taken off W", "self.a0[...], self.minus_b0[...] = a, -b",
         "self.a0[...], self.minus_b0[...] = a, 0.0 * b", 13, GA, module="peft.methods.pissa"),
     Bug("LoRA-GA: γ forgotten", "len(g) ** 0.25 / self.stable_gamma**0.5", "len(g) ** 0.25",

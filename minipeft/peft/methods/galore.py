@@ -41,7 +41,7 @@ class GaLore(Full):
     name = "galore"
     paper = "Zhao et al. 2024, arXiv:2403.03507"
     equation = "W ← W − η (s P N + λ W)"
-    learning_rate = 0.003
+    learning_rate = 0.01
     peft_type = "GALORE"
 
     def make_optimizer(self, adapter, betas, weight_decay):
