@@ -46,7 +46,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         checkpoint=None, save_every=100, until=None, label="fit", **options):  # fmt: skip
     """Train the model on `data`, Examples or a Task, with AdamW. Returns a History.
 
-    The learning rate rises to `lr` in a warm-up, then falls as half a cosine to zero.
+    The learning rate rises to `lr` in a warm-up, then falls as half a cosine to zero. Methods
+    that start from data do so before the first update: see `start_from_data`.
     options: other fields of `Settings`, such as seed and warmup; accumulate and recompute need
     less memory, workers uses more cores.
     checkpoint: a file, written every `save_every` steps and at the end. If it exists, the run

@@ -35,7 +35,7 @@ def same_start(pair):
 SQUARE = mp.OLoRA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
     Bug("OLoRA: the last columns of Q, not the first",
-        "return q[:, : self.r], r[: self.r]", "return q[:, -self.r :], r[-self.r :]",
+        "return q[:, : self.r], upper[: self.r]", "return q[:, -self.r :], upper[-self.r :]",
         13, SQUARE),
     Bug("OLoRA: α / r forgotten where Q R is taken off W",
         "self.a0[...], self.minus_b0[...] = a, -b",

@@ -9,14 +9,15 @@ B = 0, so this start changes nothing. Attached, A is LoRA's; before the first up
 A from its first `init_batches` batches. Trains r (in + out) parameters a target. Merges
 exactly: W + (α / r) B A. In a file it is a LoRA.
 
-LoRA's random A passes on a random part of the input, and B's gradient, (α / r) Σ g xᵀ Aᵀ, sees
-that part alone. EVA's A passes on the most that r directions can: the paper proves that B's
-expected gradient is then largest, and learning faster.
+LoRA's random A passes on a random part of the input, and B's gradient, (α / r) Σ g xᵀ Aᵀ with
+g the gradient of the output, is made of that part alone. EVA's A passes on as much as r
+directions can: the paper proves that this makes B's expected gradient as large as possible.
 
-Paischer et al. 2024, sections 3.2 and 3.3, arXiv:2410.07170. There, and in HF PEFT, batches are
-read until the directions settle; here their number is fixed, and no sum is truncated. HF takes
-the mean of x away first: `centered` does so too. Both can also hand a rank from one layer to
-another where it explains more, up to ρ r; here each target keeps its r, their ρ = 1.
+Paischer et al. 2024, section 3, arXiv:2410.07170. There, and in HF PEFT, batches are read until
+the directions settle, by an incremental SVD that keeps a few directions; here their number is
+fixed, and the sum is exact. HF PEFT subtracts the mean input from each x; so does `centered`.
+Both can also move ranks between layers, up to ρ r for those that explain more of their inputs;
+here each target keeps its r, which is their ρ = 1.
 """
 
 from dataclasses import dataclass

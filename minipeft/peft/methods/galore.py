@@ -1,25 +1,26 @@
 """GaLore: full fine-tuning whose optimiser sees a part of low rank of each gradient.
 
-    W ← W − η (s P N + λ W)     R = Pᵀ G, (r, n);  N = AdamW's direction for the gradient R
+    W ← W − η (s P N + λ W)     R = Pᵀ G, (r, n)    N: AdamW's direction for a gradient R
 
 G (m, n) is the gradient of W, transposed where W has more rows than columns, so that m ≤ n. The
 columns of P (m, r) are the first r left singular vectors of G, found anew every
-`update_proj_gap` updates. The moments go on across that, so the signs of the vectors, which an
-SVD leaves open, are those nearer to the vectors before. η is the learning rate, λ the decay.
+`update_proj_gap` updates. The moments are kept meanwhile, so each new vector gets the sign,
+which an SVD leaves open, that turns it the least. η is the learning rate, λ the weight decay,
+and s the `scale`.
 
-LoRA makes the change of W low-rank and trains its factors. Here every parameter trains and only
-each step is of rank r: steps of different P add up to a change of any rank. What is small is
-the optimiser, r m + 2 r n numbers for a matrix where AdamW has 2 m n; for a square matrix that
-is less while r < ⅔ m. The paper trains a model of 7 billion parameters from scratch so, in the
-memory of one consumer GPU.
+LoRA makes the whole change of W low-rank. Here every parameter trains, and only each step has
+rank r: steps with different P add up to a change of any rank. What is small is the optimiser,
+r m + 2 r n numbers for a matrix where AdamW has 2 m n; for a square matrix that is less while
+r < ⅔ m. The paper trains a model of 7 billion parameters from scratch on one consumer GPU.
 
 Like `Full`, what trains is a private copy: attaching changes nothing, and merging makes the
-copy the base. Projected are the matrices of the blocks with m > r; all other parameters are
-AdamW's, so with an r that large it is full fine-tuning.
+copy the base. The matrices of the blocks with m > r are projected, and AdamW updates all other
+parameters. So with an r that large it is full fine-tuning.
 
-Zhao et al. 2024, section 4 and algorithm 2, arXiv:2403.03507, with s = 0.25 (α there) and a gap
-of 200. They update each layer as soon as its gradient is there, and free it; here, as is usual,
-all gradients are held until the update. HF PEFT has no GaLore.
+Zhao et al. 2024, section 4, arXiv:2403.03507, with s = 0.25 (α there) and a gap of 200. They
+update each layer as soon as its gradient is there, and free that; here all gradients are held
+until the update. Their code leaves the signs to the SVD, and projects a square matrix on the
+other side. HF PEFT has no GaLore.
 """
 
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class ProjectedAdamW(AdamW):
 
     def __init__(self, method, parameters, betas, weight_decay):
         super().__init__((), betas, weight_decay=weight_decay)
-        self.method, self.parameters = method, list(parameters)
-        self.skipped, wide = [0] * len(self.parameters), [lying(p.data) for p in parameters]
+        self.method, self.parameters, self.skipped = method, parameters, [0] * len(parameters)
+        wide = [lying(p.data) for p in parameters]
         self.m = [xp.zeros_like(a[: method.r]) for a in wide]
         self.v = [xp.zeros_like(a[: method.r]) for a in wide]
         self.projector = [xp.zeros_like(a[:, : method.r]) for a in wide]  # P

@@ -7,19 +7,21 @@ s = α / r, c = out^¼ / √γ, and G (out, in) is the gradient of the loss for 
 nothing but rounding. Trains r (in + out) parameters a target. Merges exactly:
 W + s (B A − B₀ A₀).
 
-LoRA's first step moves W by something that depends on a random A. Here one step of gradient
-descent at a rate η moves W by −η s² (B₀ B₀ᵀ G + G A₀ᵀ A₀) = −η s² c² (the best approximation of
-G by a matrix of rank 2 r), so that it goes where full fine-tuning would go. c keeps the size of
-outputs and of gradients independent of the width. The paper reports two to four times fewer
-steps than LoRA needs.
+LoRA's first step changes W in the directions of a random A. Here a first step of gradient
+descent at rate η changes W, to first order in η, by
 
-Attached, it is LoRA with A₀ random and B₀ = 0; `fit` computes G, the mean gradient of its first
-`init_batches` batches, before the first update. That takes the memory of all G at once. In
-memory and in files it is PiSSA with another B₀ A₀, which see; so 2 r ≤ min(in, out).
+    −η s² (B₀ B₀ᵀ G + G A₀ᵀ A₀) = −η s² c² (the best approximation of G by a rank of 2 r),
 
-Wang et al. 2024, section 3 and algorithm 1, arXiv:2407.05000, with α / √r for s, as rsLoRA has
-it: that is lora_alpha = α √r here. HF PEFT leaves c out of A₀ and multiplies each column of B₀
-by its singular value, so that B₀ is as small as the gradient.
+which is where full fine-tuning goes. c makes the size of outputs and of gradients independent
+of the width. The paper reports that it converges two to four times as fast as LoRA.
+
+Attached, it is LoRA: A₀ is random and B₀ = 0. Before the first update `fit` computes G, the
+mean gradient of its first `init_batches` batches, which takes the memory of all G at once. In
+memory and in files it is PiSSA with other B₀ and A₀: see there. So 2 r ≤ min(in, out).
+
+Wang et al. 2024, section 3, arXiv:2407.05000; there s is α / √r, as in rsLoRA, which is
+lora_alpha = α √r here. HF PEFT leaves c out of A₀ and multiplies each column of B₀ by its
+singular value.
 """
 
 from dataclasses import dataclass
