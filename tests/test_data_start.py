@@ -6,13 +6,14 @@ import minipeft as mp
 from laws.case import bits, close, logits
 from laws.failing import count_lines, interrupted
 from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.peft.methods.lora import leading
 from minipeft.peft.methods.lora_ga import weight_gradients
 from strategies import batch, model
 from test_train import SMALL, examples, weights
 
 HOW = dict(steps=6, batch_size=5, warmup=2)
-STARTS = [mp.EVA(r=2, init_batches=2), mp.LoRAGA(r=2, init_batches=2)]
-each = pytest.mark.parametrize("method", STARTS, ids=str)
+STARTS = [mp.EVA(2, init_batches=2), mp.LoRAGA(2, init_batches=2), mp.CorDA(2, init_batches=2)]
+each = pytest.mark.parametrize("method", STARTS, ids=lambda method: method.name)
 
 
 def attached(method):
@@ -120,3 +121,36 @@ def test_it_starts_beside_virtual_tokens_and_other_adapters(method):
     mp.start_from_data(net, first(data))
     assert adapter.started and not mp.adapters(net)["ia3"].started
     close(logits(net, data.ids[:3]), before, 1e-11, "logits after the start")
+
+
+def corda(w, squares, kind="ipm"):
+    """CorDA's B₀ and A₀ of rank 2."""
+    method = mp.CorDA(corda_method=kind)
+    return map(to_numpy, method.factors_for(xp.asarray(w), xp.asarray(squares), 2))
+
+
+@pytest.mark.parametrize("kind", ["ipm", "kpm"])
+def test_corda_of_inputs_that_are_alike_in_all_directions_is_pissa(kind):
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((7, 5))
+    b, a = corda(w, 3.0 * np.eye(5), kind)
+    u, s, vt = np.linalg.svd(w, full_matrices=False)
+    if kind == "ipm":
+        pissa_b, pissa_a = map(to_numpy, leading(xp.asarray(w), 2))
+        close(np.abs(b), np.abs(pissa_b), 1e-12, "B₀")
+        close(np.abs(a), np.abs(pissa_a), 1e-12, "A₀")
+    part = slice(2) if kind == "ipm" else slice(3, 5)
+    close(b @ a, (u[:, part] * s[part]) @ vt[part], 1e-12, "B₀ A₀")
+
+
+def test_no_start_of_rank_r_leaves_less_of_what_the_data_see():
+    """‖(W − M) C‖ of all M of rank 2: CorDA's is the least, PiSSA's and others' are more."""
+    rng = np.random.default_rng(1)
+    w, x = rng.standard_normal((6, 5)), rng.standard_normal((40, 5)) * [9, 1, 1, 1, 0.1]
+    c = x.T @ x / np.diag(x.T @ x).mean() + 0.01 * np.eye(5)
+    b, a = corda(w, x.T @ x)
+    left = np.linalg.norm((w - b @ a) @ c)
+    others = [map(to_numpy, leading(xp.asarray(w), 2))] + [
+        (b + 0.1 * rng.standard_normal(b.shape), a) for _ in range(9)
+    ]
+    assert all(np.linalg.norm((w - b @ a) @ c) > left for b, a in others)

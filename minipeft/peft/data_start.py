@@ -2,11 +2,11 @@
 
     start_from_data(model, batches)
 
-EVA begins with what the layers read, LoRA-GA with the gradients of their weights. Attached,
-such a method is at LoRA's start. Before the first update `fit` calls `start_from_data` with the
-batches that it will train on. Call it yourself to train in another way, or to start from other
-batches. It changes no output, but for rounding, is done once for each adapter, and leaves alone
-what has been trained.
+EVA and CorDA begin with what the layers read, LoRA-GA with the gradients of their weights.
+Attached, such a method is at LoRA's start. `fit` calls `start_from_data` before the first
+update, with the batches that it will train on. Call it yourself to train in another way, or to
+start from other data. It changes no output, but for rounding. It is done once for an adapter,
+and leaves alone what has been trained.
 """
 
 import contextlib

@@ -79,23 +79,24 @@ class OnMatrix:
 class StartedOnMatrix(OnMatrix):
     """The same of a method that starts from data: its start, too, is what its paper says.
 
-    start: (method, a, X, G) -> None, or AssertionError. X (n, in) is what the module reads at
-    the labelled tokens, and G (out, in) the gradient of the loss for its weight, or None.
+    start: (method, a, W, X, G) -> None, or AssertionError. X (n, in) is what the module reads
+    at the labelled tokens, and G (out, in) the gradient of the loss for W, or None.
     """
 
-    start: Callable = lambda method, a, x, g: None
+    start: Callable = lambda method, a, w, x, g: None
 
     def check(self, case, net, adapter):
         super().check(case, net, adapter)
         net, batches = case.base(), [case.batch(B=4), case.batch(B=5)]
         batches[0][1][:2, 0] = batches[1][1][1:, -1:] = IGNORE
-        read, learnt = seen_by(net, batches)
+        (read, learnt), modules = seen_by(net, batches), matrices(net)
         adapter = mp.attach(net, case.method, rng=case.seed)
         before = logits(net, batches[0][0])
         start_from_data(net, iter(batches))
         close(logits(net, batches[0][0]), before, 1e-11, "logits after the start")
         for path, _, arrays in changes(adapter):
-            self.start(case.method, arrays, read[path], learnt.get(path))
+            w = to_numpy(weight(modules[path]).data)
+            self.start(case.method, arrays, w, read[path], learnt.get(path))
         shake(adapter, case.seed).started = False
         before = logits(net, batches[0][0])
         start_from_data(net, batches)

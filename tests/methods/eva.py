@@ -9,7 +9,7 @@ from minipeft.peft.data_start import start_from_data
 from spec import COUNTED, Bug, Row, Spec
 
 
-def start(method, a, x, g):
+def start(method, a, w, x, g):
     """A's rows are orthonormal, and as much of X lies along them as r directions can hold"""
     x = x - x.mean(axis=0) if method.centered else x
     r = len(a.lora_A)

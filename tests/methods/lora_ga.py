@@ -18,7 +18,7 @@ def equation(method, a, w):
     return changed(scale, a, w + scale * a.minus_b0 @ a.a0)
 
 
-def start(method, a, x, g):
+def start(method, a, w, x, g):
     """B₀ B₀ᵀ G + G A₀ᵀ A₀ = c² (the best approximation of G by rank 2 r), A₀ the first half"""
     r, c2 = len(a.lora_A), len(a.lora_B) ** 0.5 / method.stable_gamma
     assert (a.lora_A == a.a0).all() and (a.lora_B == -a.minus_b0).all()
