@@ -62,6 +62,7 @@ class Files:
     logits: float = 1e-12  # how far logits may be off after a file
     tensors: float = 1e-12  # how far tensors in the two files may be apart
     before: Callable = lambda pair: None  # undoes in HF's model what `theirs` did to it
+    save: Callable = lambda pair, folder: pair.theirs.save_pretrained(folder)  # as HF saves it
 
     def both(self, theirs):
         """Those of HF PEFT's {name: tensor} that our file has too."""

@@ -8,9 +8,9 @@ import minipeft as mp
 from laws.equations import StartedOnMatrix
 from methods.lora import low_rank
 from methods.lora_ga import equation
-from methods.pissa import TWICE, theirs
+from methods.pissa import TWICE, TWO, theirs
 from minipeft.engine.backend import np, to_numpy
-from spec import COUNTED, Bug, Files, Row, Spec
+from spec import COUNTED, Bug, Row, Spec
 
 
 def start(method, a, w, x, g):
@@ -73,7 +73,7 @@ ROWS = {
         mp.CorDA(r=3, lora_alpha=6.0, target_modules=tuple(NAMES)),
         theirs("corda", prepare, r=3, lora_alpha=6, target_modules=NAMES),
         carry=same_start,
-        files=Files(same=False, imported=False),  # as PiSSA's
+        files=TWO,
         recorded=False,
     ),
 }

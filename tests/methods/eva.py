@@ -74,6 +74,7 @@ ROWS = {
         mp.EVA(r=3, lora_alpha=3.0, target_modules=tuple(NAMES), centered=True),
         theirs(r=3, lora_alpha=3, target_modules=NAMES),
         carry=same_start,
+        recorded=False,
     ),
 }
 

@@ -6,10 +6,10 @@ import minipeft as mp
 from laws.case import close
 from laws.equations import StartedOnMatrix
 from methods.lora import changed, low_rank
-from methods.pissa import TWICE, theirs
+from methods.pissa import TWICE, TWO, theirs
 from minipeft.engine.backend import np, to_numpy
 from minipeft.peft.data_start import start_from_data
-from spec import COUNTED, Bug, Files, Row, Spec
+from spec import COUNTED, Bug, Row, Spec
 
 
 def equation(method, a, w):
@@ -84,7 +84,7 @@ ROWS = {
         mp.LoRAGA(r=3, lora_alpha=6.0, target_modules=tuple(NAMES)),
         theirs("lora_ga", prepare, r=3, lora_alpha=6, target_modules=NAMES),
         carry=same_start,
-        files=Files(same=False, imported=False),  # as PiSSA's
+        files=TWO,
         recorded=False,
     ),
 }

@@ -3,9 +3,9 @@
 import minipeft as mp
 from laws.equations import OnMatrix
 from methods.lora import changed, low_rank
-from methods.pissa import ROUNDING, TWICE, carry, theirs
+from methods.pissa import ROUNDING, TWICE, TWO, carry, theirs
 from minipeft.engine.backend import np
-from spec import COUNTED, Bug, Files, Row, Spec
+from spec import COUNTED, Bug, Row, Spec
 
 
 def equation(method, a, w):
@@ -49,7 +49,7 @@ ROWS = {
         mp.OLoRA(r=3, lora_alpha=6.0, target_modules=tuple(NAMES)),
         theirs("olora", r=3, lora_alpha=6, target_modules=NAMES),
         carry=same_start,
-        files=Files(same=False, imported=False),  # as PiSSA's
+        files=TWO,
         recorded=False,
     ),
 }

@@ -56,14 +56,32 @@ def carry(pair):
         delta.begin(delta.lora_B.data.copy(), delta.lora_A.data.copy())
 
 
+def converted(pair, folder):
+    """HF's file for the base as it was: it subtracts A₀ and B₀, saved before training."""
+    start = {f"{path}.lora_A": delta.a0 for path, delta in pair.adapter.deltas.items()}
+    start |= {f"{path}.lora_B": -delta.minus_b0 for path, delta in pair.adapter.deltas.items()}
+    trained = {name: p.data for name, p in pair.hf.items()}
+    for name, a in pair.as_hf(start).items():
+        pair.hf[name].data = trained[name].new_tensor(a)
+    config = pair.theirs.peft_config["default"]
+    init, config.init_lora_weights = config.init_lora_weights, True
+    pair.theirs.save_pretrained(folder / "start")
+    config.init_lora_weights = init  # HF warns below that it saves another form: so it should
+    for name, p in pair.hf.items():
+        p.data = trained[name]
+    how = {"path_initial_model_for_weight_conversion": str(folder / "start")}
+    pair.theirs.save_pretrained(folder, **how)
+
+
+# in our file it is the LoRA of twice the rank that it is
+TWO = Files(same=False, save=converted)
 NAMES = ["q_proj", "down_proj"]
 ROWS = {
     "pissa": Row(
         mp.PiSSA(r=3, lora_alpha=6.0, target_modules=tuple(NAMES)),
         theirs(r=3, lora_alpha=6, target_modules=NAMES),
         carry=carry,
-        # here it is the LoRA of twice the rank that it is; there it needs another base
-        files=Files(same=False, imported=False),
+        files=TWO,
         recorded=False,
     ),
 }

@@ -9,7 +9,8 @@ parameters a target. Merges exactly: W + s (B A − B₀ A₀).
 
 W itself is not changed: B₀ A₀ is subtracted in the forward pass, so that disabling the adapter
 restores every bit. A file holds the change relative to the original base, a LoRA of rank 2 r,
-[B, −B₀] [A; A₀], and is loaded as such. Therefore 2 r ≤ min(in, out).
+[B, −B₀] [A; A₀], and is loaded as such. Therefore 2 r ≤ min(in, out). HF PEFT changes W, and
+writes the same file if it is given the start, path_initial_model_for_weight_conversion.
 
 Meng et al. 2024, section 3, arXiv:2404.02948
 """
