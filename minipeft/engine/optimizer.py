@@ -58,7 +58,8 @@ class AdamW:
 
     def factors(self, i, p, lr):
         """Returns (decay, rate, root): w becomes w · decay − rate · m / (√v · root + eps)."""
-        t, (b1, b2) = self.steps - self.skipped[i], self.betas
+        b1, b2 = self.betas
+        t = self.steps - self.skipped[i]
         rate = lr / (1.0 - b1**t)
         decay = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
         return decay, rate * p.rate, 1.0 / math.sqrt(1.0 - b2**t)

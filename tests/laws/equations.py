@@ -105,14 +105,11 @@ class StartedOnMatrix(OnMatrix):
 
 def seen_by(net, batches):
     """({path: X}, {path: G}) of a bare model, all of which trains."""
-    read, learnt, where = (
-        {},
-        {},
-        {path: m for path, m in matrices(net).items() if path != "wte"},
-    )
+    where = {path: m for path, m in matrices(net).items() if path != "wte"}
+    read, learnt = {path: [] for path in where}, {}
     for path, module in where.items():
         module.forward = lambda x, path=path, f=module.forward: (
-            read.setdefault(path, []).append(to_numpy(value(x))[labels != IGNORE]) or f(x)
+            read[path].append(to_numpy(value(x))[labels != IGNORE]) or f(x)
         )
     for ids, labels in batches:
         net.loss(ids, labels).backward()
