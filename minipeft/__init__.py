@@ -50,6 +50,7 @@ from .model.transformer import Transformer
 from .peft.attach import attach, detach, disabled, use
 from .peft.base import Adapter, adapters, in_use
 from .peft.combine import combine
+from .peft.data_start import start_from_data
 from .peft.loftq import loftq
 from .peft.merge import merge, unmerge
 from .peft.methods import *  # noqa: F403  every method's class, and METHODS
@@ -66,7 +67,8 @@ __all__ = [
     "detach", "disabled", "dtype", "evaluate", "explain", "export_adapter", "fingerprint",
     "fit", "from_pretrained", "generate", "import_adapter", "in_use", "ledger",
     "load_adapter", "load_base", "load_model", "loftq", "merge", "no_grad", "quantize",
-    "save_adapter", "save_gguf", "save_model", "save_pretrained", "unmerge", "use",
+    "save_adapter", "save_gguf", "save_model", "save_pretrained", "start_from_data", "unmerge",
+    "use",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -62,6 +62,7 @@ class Files:
     logits: float = 1e-12  # how far logits may be off after a file
     tensors: float = 1e-12  # how far tensors in the two files may be apart
     before: Callable = lambda pair: None  # undoes in HF's model what `theirs` did to it
+    save: Callable = lambda pair, folder: pair.theirs.save_pretrained(folder)  # as HF saves it
 
     def both(self, theirs):
         """Those of HF PEFT's {name: tensor} that our file has too."""
@@ -110,6 +111,8 @@ class Spec:
     wrong: tuple = ()  # functions without arguments that give the method impossible options
     exempt: dict = field(default_factory=dict)  # {law: why it does not hold}
     rate: Callable = lambda method, path: 1.0  # of a parameter, times the learning rate
+    # (method, adapter, path, gradient) -> what a first step subtracts, times that rate: AdamW's
+    first_step: Callable = lambda method, adapter, path, g: g / (abs(g) + 1e-8)
     exchanged: bool = False  # whether HF PEFT has it and folders go there and back
     exchange_limit: float = 0.0  # how far logits in float32 may be off after that
     shapes: tuple = ("gpt2", "llama")  # of models that have something for it to train

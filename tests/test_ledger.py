@@ -13,12 +13,12 @@ import minipeft as mp
 from counted import counted, counting
 from minipeft.__main__ import main
 from minipeft.engine.backend import np
-from minipeft.engine.optimizer import AdamW
 from minipeft.lab import presets
 from minipeft.lab.saved_tensors import buffers, tape_arrays
 from minipeft.model.gradient_checkpointing import recomputing
 from minipeft.model.layers import RowRNG
 from minipeft.train.batch_gradient import batch_gradient, chunked_loss
+from minipeft.train.optimizers import make_optimizers
 from strategies import batch, configs, model
 from test_laws import cases
 
@@ -46,13 +46,15 @@ def weights_of(net):
 
 
 def step(net, ids, labels, parts):
-    """(bytes of gradients, bytes of AdamW's state) of a real step."""
+    """(bytes of gradients, bytes of the optimisers' state) of a real step."""
     trains = [p for p in net.parameters() if p.requires_grad]
-    optimizer = AdamW(trains)
+    optimizers = make_optimizers(net)
     batch_gradient(net, ids, labels, parts, seed=(0,))
     gradients = sum(p.grad.nbytes for p in trains if p.grad is not None)
-    optimizer.step(0.01)
-    return gradients, sum(a.nbytes for arrays in optimizer.state.values() for a in arrays)
+    for optimizer in optimizers:
+        optimizer.step(0.01)
+    states = [kind for optimizer in optimizers for kind in optimizer.state.values()]
+    return gradients, sum(a.nbytes for arrays in states for a in arrays)
 
 
 def agrees(found, net, ids, labels, recompute=False, parts=1):

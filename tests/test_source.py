@@ -281,7 +281,7 @@ ALLOWED = [
     (size_complaints, "text.words", LONG_FILE.removesuffix("x = 1\n")),
     (size_complaints, "text.words", LONG_FUNCTION.removesuffix("    x = 1\n")),
     (docstring_complaints, "text.words", BARE_FUNCTION.replace("def f", "def _f")),
-    (docstring_complaints, "peft.methods.full", INHERITED),
+    (docstring_complaints, "peft.methods.bitfit", INHERITED),
 ]
 
 

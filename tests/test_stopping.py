@@ -245,8 +245,8 @@ class Momentum:
 class WithMomentum(mp.LoRA):
     """LoRA that is trained by its own optimiser."""
 
-    def make_optimizer(self, parameters, betas, weight_decay):
-        return Momentum(parameters, betas, weight_decay)
+    def make_optimizer(self, adapter, betas, weight_decay):
+        return Momentum(adapter.parameters(), betas, weight_decay)
 
 
 def test_a_method_may_bring_its_own_optimiser(tmp_path):
@@ -269,7 +269,9 @@ def test_a_method_may_bring_its_own_optimiser(tmp_path):
     assert {name.split("/")[0] for name in state} == {"weights", "good", "velocity"}
 
 
-@pytest.mark.parametrize("method", [mp.LoRA(r=2), mp.AdaLoRA(init_r=2, target_r=1), mp.Full()])
+@pytest.mark.parametrize(
+    "method", [mp.LoRA(r=2), mp.AdaLoRA(init_r=2, target_r=1), mp.Full(), mp.GaLore(r=2)]
+)
 def test_an_interrupted_step_leaves_every_weight(method):
     """At any line, also of an update, and also where memory is refused."""
 

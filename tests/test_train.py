@@ -263,7 +263,7 @@ def test_an_error_leaves_no_gradient(where, monkeypatch):
         return micro_batch_gradient(*args) if len(parts) == 1 else fail()
 
     if where == "step":
-        monkeypatch.setattr("minipeft.train.fit.AdamW.step", fail)
+        monkeypatch.setattr("minipeft.engine.optimizer.AdamW.step", fail)
     else:  # in the second part of a batch
         monkeypatch.setattr("minipeft.train.fit.micro_batch_gradient", read_one)
     with pytest.raises(RuntimeError, match="stop"):

@@ -48,24 +48,31 @@ class AdamW:
     def update(self, lr, scale, backup, written):
         """Update the parameters, noting before each part of a weight where it is saved."""
         self.steps += 1
-        b1, b2 = self.betas
         for i, p in enumerate(self.parameters):
             if p.grad is None:
                 self.skipped[i] += 1
                 continue
-            t = self.steps - self.skipped[i]
-            rate = lr / (1.0 - b1**t)
-            root = 1.0 / math.sqrt(1.0 - b2**t)
-            decay = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
             saved = p.data if backup is None else backup[i]
-            arrays = (p.data, p.grad, self.m[i], self.v[i], saved)
-            for w, g, m, v, saved in in_chunks(*arrays):
-                saved[...] = w
-                written.append((w, saved))
-                change = self.direction(g * scale, m, v, root) * (rate * p.rate)
-                w *= decay
-                w -= change
+            self.update_one(i, p, self.factors(i, p, lr), scale, saved, written)
             p.data = p.data  # so that a tape that has read it knows that it was written
+
+    def factors(self, i, p, lr):
+        """Returns (decay, rate, root): w becomes w · decay − rate · m / (√v · root + eps)."""
+        b1, b2 = self.betas
+        t = self.steps - self.skipped[i]
+        rate = lr / (1.0 - b1**t)
+        decay = 1.0 - lr * p.rate * self.weight_decay if p.ndim > 1 else 1.0
+        return decay, rate * p.rate, 1.0 / math.sqrt(1.0 - b2**t)
+
+    def update_one(self, i, p, factors, scale, saved, written):
+        """Update the i-th parameter in chunks; each is saved and noted in `written` before."""
+        decay, rate, root = factors
+        for w, g, m, v, kept in in_chunks(p.data, p.grad, self.m[i], self.v[i], saved):
+            kept[...] = w
+            written.append((w, kept))
+            change = self.direction(g * scale, m, v, root) * rate
+            w *= decay
+            w -= change
 
     def direction(self, g, m, v, root):
         """Update both moments by a gradient, in place. Returns m / (√v · root + eps)."""

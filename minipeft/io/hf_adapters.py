@@ -33,14 +33,15 @@ from .safetensors import Safetensors
 EXCHANGED = {method.peft_type: method for method in METHODS.values() if method.hf_config}
 # options in HF PEFT's configurations that do not change what the arrays in the file compute
 WITHOUT_EFFECT = (
-    "auto_mapping", "base_model_name_or_path", "encoder_dropout", "encoder_num_layers",
-    "encoder_reparameterization_type", "exclude_modules", "fan_in_fan_out",
-    "feedforward_modules", "inference_mode", "init_ia3_weights", "init_lora_weights",
-    "init_weights", "layers_pattern", "layers_to_transform", "megatron_core", "module_dropout",
-    "num_attention_heads", "num_layers", "num_transformer_submodules", "peft_version",
-    "prompt_tuning_init", "prompt_tuning_init_text", "qalora_group_size", "rank_dropout",
-    "revision", "save_projection", "target_modules", "task_type", "token_dim",
-    "tokenizer_kwargs", "tokenizer_name_or_path", "total_step",
+    "auto_mapping", "base_model_name_or_path", "corda_config", "encoder_dropout",
+    "encoder_num_layers", "encoder_reparameterization_type", "eva_config", "exclude_modules",
+    "fan_in_fan_out", "feedforward_modules", "inference_mode", "init_ia3_weights",
+    "init_lora_weights", "init_weights", "layers_pattern", "layers_to_transform",
+    "lora_ga_config", "megatron_core", "module_dropout", "num_attention_heads", "num_layers",
+    "num_transformer_submodules", "peft_version", "prompt_tuning_init",
+    "prompt_tuning_init_text", "qalora_group_size", "rank_dropout", "revision",
+    "save_projection", "target_modules", "task_type", "token_dim", "tokenizer_kwargs",
+    "tokenizer_name_or_path", "total_step",
 )  # fmt: skip
 # values of init_lora_weights that leave the weights of the base as they are
 BASE_UNCHANGED = (True, False, "gaussian", "orthogonal", "eva")
@@ -305,7 +306,10 @@ def method_from_hf(values, entries, modules):
     if peft_type not in EXCHANGED:
         raise ValueError(unknown("peft_type", peft_type, EXCHANGED))
     if init not in BASE_UNCHANGED:
-        raise ValueError(f"it is for a base that init_lora_weights={init!r} has changed")
+        raise ValueError(
+            f"it is for a base that init_lora_weights={init!r} has changed; save it there with "
+            "path_initial_model_for_weight_conversion, for the base as it was"
+        )
     options = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_unused(v)}
     targets = targets_in(entries, modules)
     if targets:

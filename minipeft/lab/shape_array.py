@@ -224,12 +224,19 @@ def svd(a, full_matrices):
     return tuple(ShapeArray(shape, a.dtype) for shape in ((m, k), (k,), (k, n)))
 
 
+def qr(a):
+    """Q and R of the reduced QR decomposition."""
+    (m, n), k = a.shape, min(a.shape)
+    return ShapeArray((m, k), a.dtype), ShapeArray((k, n), a.dtype)
+
+
 VIEWS = {np.broadcast_to, np.expand_dims, np.swapaxes}
 FUNCTIONS = {
     np.concatenate: joined,
     np.empty_like: new_like,
     np.linalg.inv: new_like,
     np.linalg.norm: lambda a, axis: a.sum(axis),
+    np.linalg.qr: qr,
     np.linalg.svd: svd,
     np.ones_like: new_like,
     np.pad: lambda a, width: ShapeArray([n + sum(width) for n in a.shape], a.dtype),

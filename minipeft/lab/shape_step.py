@@ -9,7 +9,7 @@ from ..engine.tensor import Node, gradients, no_grad
 from ..model.gradient_checkpointing import recomputing
 from ..peft.base import adapters
 from ..train.batch_gradient import chunked_loss
-from ..train.fit import make_optimizers
+from ..train.optimizers import make_optimizers
 from .saved_tensors import buffers, tape_nodes
 from .shape_array import counting_flops
 from .shape_model import ShapeRNG, shape_arrays

@@ -7,5 +7,6 @@ methods/   the methods, one file each
 attach     attach, use, detach: adapters on a model
 merge      merge and unmerge: an adapter's change added to the weights
 combine    one adapter from several
+data_start initial values that EVA, CorDA and LoRA-GA take from the first batches of a run
 loftq      a quantised base, and LoRA that starts from its rounding error
 """

@@ -38,8 +38,16 @@ class Delta(Module):
         """The arrays that an adapter's file keeps, {name: array}: by default its parameters."""
         return {name: p.data for name, p in self.named_parameters()}
 
+    def frozen(self):
+        """The arrays that it computes with and that never train, {name: array}.
+
+        Those need not be named that are made from the base or from a seed in the options,
+        and come out the same everywhere. A checkpoint keeps them.
+        """
+        return {}
+
     def state(self):
-        """The arrays beside its parameters that a resumed run needs, {name: array}."""
+        """The running averages that a resumed run needs, {name: array}."""
         return {}
 
 
@@ -91,15 +99,23 @@ class Method(Options):
         """The base parameters of which private copies are trained, {path: Parameter}."""
         return {}
 
-    def make_optimizer(self, parameters, betas, weight_decay):
-        """The method's own optimiser for its parameters; None, the default, for AdamW.
+    def make_optimizer(self, adapter, betas, weight_decay):
+        """The method's own optimiser for some of an adapter's parameters, or None for AdamW.
 
-        An optimiser is what AdamW is: it has `parameters`, `steps`, `state` and `step`.
+        An optimiser is what AdamW is: it has `parameters`, `steps`, `state` and `step`. AdamW
+        updates the parameters of the adapter that it does not have.
         """
         return None
 
+    def before_training(self, adapter, model, batches):
+        """Called before the first update, to start from data; see `start_from_data`.
+
+        batches: an iterable of (ids, labels), those of the run. It writes to the adapter's
+        arrays in place, and leaves alone what has been trained.
+        """
+
     def before_step(self, adapter, step, steps):
-        """Called before update `step` = 1 … `steps`: may add gradients of its own.
+        """Called before update `step` = 1 … `steps`: may add to the gradients, or change them.
 
         Raises ValueError for a run that is too short for the method.
         """
@@ -156,6 +172,7 @@ class Adapter:
         self.copies = copies  # {path: Parameter}
         self.modules = {}  # {path: Module} that holds its deltas and copies, once attached
         self.originals = {}  # {path: the base's Parameter}, while the copies are in use
+        self.started = False  # whether its start from data was made, if the method has one
 
     def named_parameters(self):
         """(path, Parameter) for all that it trains; a shared one only once."""

@@ -15,12 +15,13 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import count
 
 from tqdm import tqdm
 
 from ..engine.backend import np, to_list, to_numpy, xp
 from ..engine.functional import IGNORE, cross_entropy
-from ..engine.optimizer import AdamW, clip_scale, grad_norm, learning_rate
+from ..engine.optimizer import clip_scale, grad_norm, learning_rate
 from ..engine.tensor import Tensor, no_grad
 from ..errors import check_known, check_whole
 from ..io.arrays import read_arrays, write_arrays
@@ -32,9 +33,11 @@ from ..model.transaction import changing, computing
 from ..model.validation import check_labels
 from ..options import Options, option
 from ..peft.base import adapters, base_parameters, in_use
+from ..peft.data_start import start_from_data
 from .batch_gradient import batch_gradient, labelled_states, micro_batch_gradient
 from .data_parallel import parallel_map
 from .history import History, Score
+from .optimizers import make_optimizers
 
 EVALUATED = 256 * 64  # tokens that `evaluate` reads at a time
 
@@ -43,7 +46,8 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         checkpoint=None, save_every=100, until=None, label="fit", **options):  # fmt: skip
     """Train the model on `data`, Examples or a Task, with AdamW. Returns a History.
 
-    The learning rate rises to `lr` in a warm-up, then falls as half a cosine to zero.
+    The learning rate rises to `lr` in a warm-up, then falls as half a cosine to zero. Methods
+    that start from data do so before the first update: see `start_from_data`.
     options: other fields of `Settings`, such as seed and warmup; accumulate and recompute need
     less memory, workers uses more cores.
     checkpoint: a file, written every `save_every` steps and at the end. If it exists, the run
@@ -162,16 +166,26 @@ class Run:
         steps, silent = self.settings.steps, label is None or None  # None: if on a terminal
         bar = tqdm(desc=label, initial=self.done, total=steps, disable=silent, leave=False)
         no_warnings = np.errstate(over="ignore", invalid="ignore", under="ignore")  # see `step`
-        with bar, no_warnings, first_ctrl_c() as stop, self.workers() as map_micro_batches:
-            while self.done < last and not stop.is_set():
-                self.step(map_micro_batches)
-                bar.update()
-                bar.set_postfix(loss=f"{self.history.loss[-1]:.3f}", refresh=False)
-                if checkpoint and self.done % save_every == 0:
-                    self.save(checkpoint)
+        with bar, no_warnings, first_ctrl_c() as stop:
+            if self.done == 0 < last:
+                self.start()
+            with self.workers() as map_micro_batches:
+                while self.done < last and not stop.is_set():
+                    self.step(map_micro_batches)
+                    bar.update()
+                    bar.set_postfix(loss=f"{self.history.loss[-1]:.3f}", refresh=False)
+                    if checkpoint and self.done % save_every == 0:
+                        self.save(checkpoint)
         if self.done < last:
             self.history.stopped = f"interrupted after step {self.done} of {steps}"
             warnings.warn(f"Ctrl-C: {self.history.stopped}; what follows goes on", stacklevel=3)
+
+    def start(self):
+        """Let the methods that start from data do so, with the first batches of the run."""
+        size, seed = self.settings.batch_size, self.settings.seed
+        start_from_data(self.model, (self.data.batch(i, size, seed) for i in count()))
+        for path, p in self.trainable.items():
+            self.last_good[path][...] = p.data
 
     def step(self, map_micro_batches=None):
         """Do one step: a batch forward and backward, one update, one record in the history.
@@ -296,8 +310,8 @@ class Run:
     def state(self):
         """Returns the arrays of a checkpoint, {name: array}, the run's own and not copies.
 
-        They are the weights, their backup, the moments of the optimisers, and the state that a
-        method has beside its parameters.
+        They are the weights, their backup, the moments of the optimisers, and what a method
+        has beside its parameters: frozen arrays and running averages.
         """
         arrays = {f"weights/{path}": p.data for path, p in self.trainable.items()}
         arrays |= {f"good/{path}": array for path, array in self.last_good.items()}
@@ -307,7 +321,7 @@ class Run:
                 arrays |= {f"{kind}/{p}": a for p, a in zip(paths, values, strict=True)}
         for adapter in self.adapters:
             for path, delta in adapter.deltas.items():
-                for key, array in delta.state().items():
+                for key, array in (delta.frozen() | delta.state()).items():
                     arrays[f"{adapter.name}/{path}/{key}"] = array
         return arrays
 
@@ -329,23 +343,6 @@ class Run:
             "adapters": adapters_identity(self.model),
             "base": {"config": config, "frozen": digest(frozen)},
         }
-
-
-def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
-    """Returns one optimiser per adapter in use, and one for all other trainable parameters.
-
-    They are AdamW, unless the method of an adapter brings its own.
-    """
-    options = {"betas": betas, "weight_decay": weight_decay}
-    rest = {id(p): p for p in model.parameters() if p.requires_grad}
-    optimizers = []
-    for name in in_use(model):
-        adapter = adapters(model)[name]
-        ids = {id(p) for p in adapter.parameters()}
-        parameters = [rest.pop(key) for key in list(rest) if key in ids]
-        special = adapter.method.make_optimizer(parameters, **options)
-        optimizers.append(special or AdamW(parameters, **options))
-    return [*optimizers, AdamW(rest.values(), **options)] if rest else optimizers
 
 
 def evaluate(model, examples, batch_size=256):

@@ -47,7 +47,7 @@ def our_step(targets, bits, workers, folder):
     from minipeft.text.conversations import read_conversations
     from minipeft.train.batch_gradient import batch_gradient, micro_batch_gradient
     from minipeft.train.data_parallel import parallel_map
-    from minipeft.train.fit import make_optimizers
+    from minipeft.train.optimizers import make_optimizers
 
     chat = load_chat("smollm2", bits)
     data = chat.examples(read_conversations(DATA))

@@ -6,6 +6,7 @@ import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import Method, base_parameters
+from minipeft.peft.data_start import start_from_data
 from minipeft.train.fit import Run, Settings
 from strategies import batch, model
 
@@ -26,9 +27,10 @@ class Case:
         return model(self.config, self.seed, self.precision)
 
     def attached(self, name="a", shaken=True):
-        """(model, adapter) with the trained numbers made random."""
+        """(model, adapter), started from data if its method does, what trains made random."""
         net = self.base()
         adapter = mp.attach(net, self.method, name, rng=self.seed)
+        start_from_data(net, [self.batch()])
         return net, shake(adapter, self.seed) if shaken else adapter
 
     def batch(self, B=None, T=None):

@@ -180,7 +180,8 @@ def law_15_rows_may_differ(case):
 def law_16_an_update_is_adamws(case):
     """One step moves each number as AdamW's definition says: matrices decay, vectors do not.
 
-    Where a method gives a parameter a learning rate of its own, its spec says which.
+    Where a method gives a parameter a learning rate of its own, or changes its gradient, its
+    spec says how.
     """
     net, adapter = case.attached()
     before = [p.data.copy() for p in adapter.parameters()]
@@ -193,8 +194,9 @@ def law_16_an_update_is_adamws(case):
     for (path, p), w, g in zip(adapter.named_parameters(), before, grads, strict=True):
         if g is not None:  # at the first step m̂ = g and v̂ = g²
             lr = 0.02 * spec.rate(case.method, path)
-            wanted = w * (1 - lr * 0.5 * (w.ndim > 1)) - lr * g / (abs(g) + 1e-8)
-            close(to_numpy(p.data), to_numpy(wanted), 1e-12, "parameters after a step")
+            step = spec.first_step(case.method, adapter, path, to_numpy(g))
+            wanted = to_numpy(w) * (1 - lr * 0.5 * (w.ndim > 1)) - lr * step
+            close(to_numpy(p.data), wanted, 1e-12, "parameters after a step")
 
 
 def law_17_the_base_may_be_packed(case):

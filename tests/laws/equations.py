@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import minipeft as mp
 import reference
-from laws.case import close, logits, same
+from laws.case import close, logits, same, shake
 from minipeft.engine.backend import np, to_numpy, xp
+from minipeft.engine.functional import IGNORE
 from minipeft.engine.tensor import Tensor, no_grad, value
 from minipeft.model.layers import Embedding
 from minipeft.peft.base import base_parameters
-from minipeft.peft.targets import weight
+from minipeft.peft.data_start import start_from_data
+from minipeft.peft.targets import matrices, weight
 
 PHI = {  # nonlinearities in NumPy
     "relu": lambda h: np.maximum(h, 0.0),
@@ -71,6 +73,52 @@ class OnMatrix:
                 if getattr(site, "bias", None) is not None:
                     y = y + self.bias(case.method, arrays, to_numpy(site.bias.data))
             agrees(site(xp.asarray(x)), y, delta, path)
+
+
+@dataclass(frozen=True)
+class StartedOnMatrix(OnMatrix):
+    """The same of a method that starts from data: its start, too, is what its paper says.
+
+    start: (method, a, W, X, G) -> None, or AssertionError. X (n, in) is what the module reads
+    at the labelled tokens, and G (out, in) the gradient of the loss for W, or None.
+    """
+
+    start: Callable = lambda method, a, w, x, g: None
+
+    def check(self, case, net, adapter):
+        super().check(case, net, adapter)
+        net, batches = case.base(), [case.batch(B=4), case.batch(B=5)]
+        batches[0][1][:2, 0] = batches[1][1][1:, -1:] = IGNORE
+        (read, learnt), modules = seen_by(net, batches), matrices(net)
+        adapter = mp.attach(net, case.method, rng=case.seed)
+        before = logits(net, batches[0][0])
+        start_from_data(net, iter(batches))
+        close(logits(net, batches[0][0]), before, 1e-11, "logits after the start")
+        for path, _, arrays in changes(adapter):
+            w = to_numpy(weight(modules[path]).data)
+            self.start(case.method, arrays, w, read[path], learnt.get(path))
+        shake(adapter, case.seed).started = False
+        before = logits(net, batches[0][0])
+        start_from_data(net, batches)
+        same(logits(net, batches[0][0]), before, "logits of what had been trained")
+
+
+def seen_by(net, batches):
+    """({path: X}, {path: G}) of a bare model, all of which trains."""
+    where = {path: m for path, m in matrices(net).items() if path != "wte"}
+    read, learnt = {path: [] for path in where}, {}
+    for path, module in where.items():
+        module.forward = lambda x, path=path, f=module.forward: (
+            read[path].append(to_numpy(value(x))[labels != IGNORE]) or f(x)
+        )
+    for ids, labels in batches:
+        net.loss(ids, labels).backward()
+    for path, module in where.items():
+        del module.forward
+        if module is not net.lm_head or not net.config.tied:  # the table's is not the head's
+            learnt[path] = to_numpy(weight(module).grad) / len(batches)
+    net.zero_grad()
+    return {path: np.concatenate(parts) for path, parts in read.items()}, learnt
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def gains_and_biases(method, model):
 
 BUGS = (
     Bug("norms: the norm before the MLP left out",
-        'path.split(".")[-2].startswith("ln_")', 'path.split(".")[-2].startswith("ln_1")',
+        'owner.startswith("ln_")', 'owner.startswith("ln_1")',
         13, mp.NormTuning()),
 )  # fmt: skip
 

@@ -19,8 +19,8 @@ def equation(method, a, w):
 SQUARE = mp.PiSSA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
     Bug("PiSSA: the principal part not taken off W",
-        "self.start = -self.lora_B.data, self.lora_A.data.copy()",
-        "self.start = 0.0 * self.lora_B.data, self.lora_A.data.copy()", 13, SQUARE),
+        "self.a0[...], self.minus_b0[...] = a, -b",
+        "self.a0[...], self.minus_b0[...] = a, 0.0 * b", 13, SQUARE),
     Bug("PiSSA: saved as if the base were the residual",
         'return {"lora_A": a.data, "lora_B": b.data}',
         'return {"lora_A": a.data[: len(a) // 2], "lora_B": b.data[:, : len(a) // 2]}',
@@ -28,15 +28,16 @@ BUGS = (
 )  # fmt: skip
 
 
-def theirs(**options):
-    """HF takes the SVD in float32 only: here the base is W − s B₀ A₀ of its A₀ and B₀."""
+def theirs(init="pissa", prepare=lambda model, config: None, **options):
+    """HF starts from W in float32 only: here the base is W − s B₀ A₀ of its A₀ and B₀."""
 
     def put(model):
         import peft
 
         double = model.dtype
         weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-        config = peft.LoraConfig(init_lora_weights="pissa", **options)
+        config = peft.LoraConfig(init_lora_weights=init, **options)
+        prepare(model, config)
         theirs = peft.get_peft_model(model.float(), config).to(double)
         for path, module in theirs.base_model.model.named_modules():
             if isinstance(module, peft.tuners.lora.Linear):
@@ -52,17 +53,35 @@ def theirs(**options):
 def carry(pair):
     """B₀ and A₀, from the B and A that HF's begins with."""
     for delta in pair.adapter.deltas.values():
-        delta.start = -delta.lora_B.data.copy(), delta.lora_A.data.copy()
+        delta.begin(delta.lora_B.data.copy(), delta.lora_A.data.copy())
 
 
+def converted(pair, folder):
+    """HF's file for the base as it was: it subtracts A₀ and B₀, saved before training."""
+    start = {f"{path}.lora_A": delta.a0 for path, delta in pair.adapter.deltas.items()}
+    start |= {f"{path}.lora_B": -delta.minus_b0 for path, delta in pair.adapter.deltas.items()}
+    trained = {name: p.data for name, p in pair.hf.items()}
+    for name, a in pair.as_hf(start).items():
+        pair.hf[name].data = trained[name].new_tensor(a)
+    config = pair.theirs.peft_config["default"]
+    init, config.init_lora_weights = config.init_lora_weights, True
+    pair.theirs.save_pretrained(folder / "start")
+    config.init_lora_weights = init  # HF warns below that it saves another form: so it should
+    for name, p in pair.hf.items():
+        p.data = trained[name]
+    how = {"path_initial_model_for_weight_conversion": str(folder / "start")}
+    pair.theirs.save_pretrained(folder, **how)
+
+
+# in our file it is the LoRA of twice the rank that it is
+TWO = Files(same=False, save=converted)
 NAMES = ["q_proj", "down_proj"]
 ROWS = {
     "pissa": Row(
         mp.PiSSA(r=3, lora_alpha=6.0, target_modules=tuple(NAMES)),
         theirs(r=3, lora_alpha=6, target_modules=NAMES),
         carry=carry,
-        # here it is the LoRA of twice the rank that it is; there it needs another base
-        files=Files(same=False, imported=False),
+        files=TWO,
         recorded=False,
     ),
 }

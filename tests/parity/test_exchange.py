@@ -48,7 +48,7 @@ def test_hf_peft_opens_what_is_exported(row, seed, tmp_path):
 def test_what_hf_peft_saves_is_imported(row, seed, tmp_path):
     pair = Pair(ROWS[row], "float64", seed).shake()
     pair.row.files.before(pair)
-    pair.theirs.save_pretrained(tmp_path)
+    pair.row.files.save(pair, tmp_path)
     fresh = model(pair.config, seed or 0)
     mp.import_adapter(fresh, tmp_path, "default")
     assert off(fresh, pair.theirs) <= ROWS[row].files.logits
@@ -59,7 +59,7 @@ def test_exported_is_the_file_that_hf_peft_would_write(row, tmp_path):
     """The same tensors under the same names, and a configuration of words that HF has."""
     pair = Pair(ROWS[row], "float64", None).shake()
     mp.export_adapter(pair.ours, "default", tmp_path / "ours")
-    pair.theirs.save_pretrained(tmp_path / "theirs")
+    pair.row.files.save(pair, tmp_path / "theirs")
     ours, theirs = (load_file(tmp_path / side / "adapter_model.safetensors") for side in SIDES)
     theirs = pair.row.files.both(theirs)
     assert_close(ours, theirs, ROWS[row].files.tensors)

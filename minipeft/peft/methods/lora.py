@@ -16,7 +16,7 @@ paper's is Gaussian.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ...engine.backend import np, xp
 from ...engine.functional import embedding, linear
@@ -98,6 +98,10 @@ class LoRA(Targeted):
     def base_parameters_to_copy(self, model):
         base = dict(base_parameters(model))
         return {path: base.get(path, base["wte.weight"]) for path in self.copied(model.config)}
+
+    def as_lora(self, **changed):
+        """LoRA with the options of this method that it has, some of them changed."""
+        return LoRA(**{f.name: getattr(self, f.name) for f in fields(LoRA)} | changed)
 
     def hf_copy(self, name, is_target):
         return f"base_layer.{name}" if is_target else name

@@ -27,7 +27,8 @@ class NormTuning(Selective):
     hf_config = "LNTuningConfig"
 
     def chooses(self, path, layers):
-        return path.split(".")[-2].startswith("ln_")
+        owner = path.split(".")[-2]
+        return owner.startswith("ln_") or owner.endswith("_norm")  # of queries and keys
 
     def to_hf(self, values, adapter):
         return values | {"target_modules": [path.rpartition(".")[0] for path in adapter.copies]}

@@ -1,0 +1,21 @@
+"""The optimisers of a model: AdamW, or what the methods of the adapters in use bring."""
+
+from ..engine.optimizer import AdamW
+from ..peft.base import adapters, in_use
+
+
+def make_optimizers(model, betas=(0.9, 0.999), weight_decay=0.01):
+    """Returns one optimiser per adapter in use, and one for all other trainable parameters.
+
+    They are AdamW, unless the method of an adapter brings its own for some of its parameters.
+    """
+    options = {"betas": betas, "weight_decay": weight_decay}
+    rest = {id(p): p for p in model.parameters() if p.requires_grad}
+    optimizers = []
+    for name in in_use(model):
+        adapter = adapters(model)[name]
+        special = adapter.method.make_optimizer(adapter, **options)
+        optimizers.append(special or AdamW(adapter.parameters(), **options))
+        for p in optimizers[-1].parameters:
+            del rest[id(p)]
+    return [*optimizers, AdamW(rest.values(), **options)] if rest else optimizers
