@@ -71,3 +71,21 @@ def test_road_without_angles_is_ia3():
     net, delta = attached(mp.RoAd("road_2", 2, Q), road_theta=0.0)
     ia3, _ = attached(mp.IA3(Q, ()), ia3_l=to_numpy(delta.road_alpha.data))
     equal(net, ia3)
+
+
+def test_boft_of_one_factor_is_an_oft_with_scales():
+    net, delta = attached(mp.BOFT(4, 1, Q), boft_s=1.0)
+    r = to_numpy(delta.boft_R.data)[0]
+    rows, columns = np.triu_indices(4, 1)
+    q = (r - r.transpose(0, 2, 1))[:, rows, columns] / 2
+    oft, _ = attached(mp.OFT(4, Q), oft_R=q)
+    equal(net, oft)
+
+
+def test_boft_of_all_factors_mixes_all_inputs():
+    for m, inputs in ((1, 2), (2, 4), (3, 8)):
+        net, _ = attached(mp.BOFT(2, m, Q), boft_s=1.0)
+        before, after = weights(net)
+        mixed = np.linalg.solve(before, after)  # W' = W Bᵀ
+        np.testing.assert_allclose(mixed @ mixed.T, np.eye(8), atol=1e-11)
+        assert ((abs(mixed) > 1e-9).sum(axis=0) == inputs).all()
