@@ -89,3 +89,56 @@ def test_boft_of_all_factors_mixes_all_inputs():
         mixed = np.linalg.solve(before, after)  # W' = W Bᵀ
         np.testing.assert_allclose(mixed @ mixed.T, np.eye(8), atol=1e-11)
         assert ((abs(mixed) > 1e-9).sum(axis=0) == inputs).all()
+
+
+def test_gralora_of_one_block_is_lora_and_of_k_has_k_times_its_rank():
+    net, delta = attached(mp.GraLoRA(2, 6.0, gralora_k=1, target_modules=Q))
+    a, b = (to_numpy(p.data)[0].T for p in (delta.gralora_A, delta.gralora_B))
+    lora, _ = attached(mp.LoRA(2, 6.0, target_modules=Q), lora_A=a, lora_B=b)
+    equal(net, lora)
+    for k in (1, 2, 4):
+        net, _ = attached(mp.GraLoRA(2 * k, gralora_k=k, target_modules=Q))
+        before, after = weights(net)
+        assert np.linalg.matrix_rank(after - before, tol=1e-9) == min(2 * k * k, 8)
+
+
+def test_c3a_of_blocks_of_one_is_a_change_of_the_whole_matrix():
+    net, delta = attached(mp.C3A(1, Q, divide_by_inputs=False))
+    before, after = weights(net)
+    np.testing.assert_allclose(after - before, to_numpy(delta.c3a_kernel.data)[..., 0])
+
+
+def test_c3a_of_one_block_is_an_fft_as_the_paper_writes_it():
+    net, delta = attached(mp.C3A(8, Q, divide_by_inputs=False))
+    before, after = weights(net)
+    w, x = to_numpy(delta.c3a_kernel.data)[0, 0], np.random.default_rng(0).standard_normal(8)
+    wanted = np.fft.fft(np.fft.fft(w) * np.fft.ifft(x)).real
+    np.testing.assert_allclose((after - before) @ x, wanted, atol=1e-12)
+
+
+def basis_of(method):
+    """What each of the n coefficients of a spectral method adds to W if it is 1, (n, out in)."""
+    (c,) = (delta := attached(method)[1]).parameters()
+    rows = []
+    for one in np.eye(c.shape[0]):
+        c.data[...] = one
+        rows.append(to_numpy(delta.change().data).ravel())
+    return np.array(rows)
+
+
+def test_waveft_of_all_places_is_a_rotation_of_the_whole_matrix():
+    basis = basis_of(mp.WaveFT(64, 1.0, 0, Q))
+    np.testing.assert_allclose(basis @ basis.T, np.eye(64), atol=1e-12)
+
+
+def test_fourierft_of_all_places_reaches_half_of_all_changes():
+    """Its cosines are the same at u, v and −u, −v, but for the 4 places that are their own."""
+    basis = basis_of(mp.FourierFT(64, 1.0, 0, Q))
+    assert np.linalg.matrix_rank(basis, tol=1e-9) == (64 + 4) // 2
+
+
+def test_fourierft_is_a_lora_of_frozen_waves():
+    """A wave cos(p + q) = cos p cos q − sin p sin q has rank 2, or 1 if it is along an axis."""
+    net, _ = attached(mp.FourierFT(3, 1.0, 0, Q))
+    before, after = weights(net)
+    assert np.linalg.matrix_rank(after - before, tol=1e-9) <= 6

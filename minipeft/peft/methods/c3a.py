@@ -17,9 +17,10 @@ r (in + out) of them; and as in LoRA, the (out, in) matrix is formed only for me
 
 Chen et al. 2024, section 3, arXiv:2407.19342. There w is Xavier-uniform, so that attaching
 changes the model; its ablation finds that the start hardly matters, and w = 0 is HF PEFT's
-`init_weights=True`. HF PEFT divides by in; the paper's equation 1 is without `divide_by_inputs`.
-By x, HF PEFT and the paper's algorithm A1 derive another function: they correlate g with w where
-C(w)ᵀ g is a convolution. So what is below a C3A gets a wrong gradient there; here it is exact.
+`init_weights=True`. HF PEFT divides by in; equation 1 of the paper does not: that is
+`divide_by_inputs=False`. By x, HF PEFT and the paper's algorithm A1 derive another function:
+they correlate g with w where C(w)ᵀ g is a convolution. So what is below a C3A gets a wrong
+gradient there; here it is exact.
 """
 
 import math

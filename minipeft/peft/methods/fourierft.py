@@ -7,7 +7,8 @@ column v of F, the entry p, q of the change gets α c cos(2 π (p u / out + q v 
 a wave over the whole matrix. The places are drawn once by the seed `random_loc_seed` and are
 the same in all targets of one shape. Only c is trained and saved, n parameters a target,
 however large it is. Merges exactly: W + α Re(IDFT₂ F). The (out, in) matrix is formed in every
-step.
+step. As c is real, the waves are cosines alone: u, v and −u, −v give the same wave, and half of
+all changes are out of reach even with all places.
 
 What it changes about LoRA: a sum of n waves instead of r products B A. A wave costs one
 parameter, where a rank costs in + out, and n of them may have any rank; the paper reaches
