@@ -117,7 +117,7 @@ def test_c3a_of_one_block_is_an_fft_as_the_paper_writes_it():
 
 
 def basis_of(method):
-    """What each of the n coefficients of a spectral method adds to W if it is 1, (n, out in)."""
+    """What each of the n coefficients of a method adds to W if it is 1, (n, out in)."""
     (c,) = (delta := attached(method)[1]).parameters()
     rows = []
     for one in np.eye(c.shape[0]):

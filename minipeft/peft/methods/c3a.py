@@ -76,13 +76,16 @@ class C3A(Targeted):
         return C3ADelta(layer, self)
 
     def to_hf(self, values, adapter):
-        sizes = {delta.c3a_kernel.shape[-1] for delta in adapter.deltas.values()}
-        if len(sizes) > 1 or not self.divide_by_inputs:
-            raise ValueError(
-                f"HF PEFT's C3A has one block_size, here they are {sorted(sizes)}, and divides "
-                "by the number of inputs; save_adapter can save it"
-            )
-        return values | {"block_size": sizes.pop()}
+        if not self.divide_by_inputs:
+            raise ValueError("HF PEFT's C3A divides by inputs; save_adapter can save this one")
+        sizes = {path: delta.c3a_kernel.shape[-1] for path, delta in adapter.deltas.items()}
+        others = {path: b for path, b in sizes.items() if b != self.block_size}
+        return values | {"block_size_pattern": others}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        # the arrays are compared with what block_size makes of each matrix
+        return {o: v for o, v in values.items() if o != "block_size_pattern"}
 
 
 class C3ADelta(Delta):

@@ -5,10 +5,10 @@
 IDFT₂ is the inverse Fourier transform over rows and columns: with a coefficient at row u and
 column v of F, the entry p, q of the change gets α c cos(2 π (p u / out + q v / in)) / (out in),
 a wave over the whole matrix. The places are drawn once by the seed `random_loc_seed` and are
-the same in all targets of one shape. Only c is trained and saved, n parameters a target,
-however large it is. Merges exactly: W + α Re(IDFT₂ F). The (out, in) matrix is formed in every
-step. As c is real, the waves are cosines alone: u, v and −u, −v give the same wave, and half of
-all changes are out of reach even with all places.
+the same in all targets of one shape. Only c is trained and saved, n parameters a target however
+large it is, or as many as it has entries if these are fewer. Merges exactly: W + α Re(IDFT₂ F).
+The (out, in) matrix is formed in every step. As c is real, the waves are cosines alone: u, v
+and −u, −v give the same one, so half of all changes are out of reach even with all places.
 
 What it changes about LoRA: a sum of n waves instead of r products B A. A wave costs one
 parameter, where a rank costs in + out, and n of them may have any rank; the paper reaches
@@ -51,30 +51,34 @@ class FourierFT(Targeted):
     hf_lacks = ("layers_to_transform",)
     hf_whole = True
 
-    def for_module(self, path, shape):
-        if self.n_frequency > shape[0] * shape[1]:
-            raise ValueError(
-                f"n_frequency = {self.n_frequency:,} is more than {path} has entries, "
-                f"{shape[0]} · {shape[1]}; lower it or leave {path} out"
-            )
-        return self
+    def number(self, size):
+        """How many coefficients the change of a matrix (out, in) has."""
+        return min(self.n_frequency, size[0] * size[1])
 
     def formula(self, n_out, n_in):
-        return "n", {"n": self.n_frequency}
+        return "n", {"n": self.number((n_out, n_in))}
 
     def make_deltas(self, model, rng):
         sizes = {path: shape(layer) for path, layer in self.targets(matrices(model)).items()}
         shared = {}  # {(out, in): rows and columns of the coefficients}
-        for path, size in sizes.items():
-            own = self.for_module(path, size)
-            if size not in shared:
-                places = first_places(*size, own.n_frequency, own.random_loc_seed)
-                shared[size] = tuple(array(index, int) for index in places)
+        for size in set(sizes.values()):
+            places = first_places(*size, self.number(size), self.random_loc_seed)
+            shared[size] = tuple(array(index, int) for index in places)
         return {path: self.change(size, shared[size]) for path, size in sizes.items()}
 
     def change(self, size, places):
         """The Delta of a matrix (out, in) whose coefficients stand at (rows, columns)."""
         return FourierFTDelta(self, size, places)
+
+    def to_hf(self, values, adapter):
+        numbers = {path: self.number(delta.size) for path, delta in adapter.deltas.items()}
+        fewer = {path: n for path, n in numbers.items() if n != self.n_frequency}
+        return values | {"n_frequency_pattern": fewer}
+
+    @classmethod
+    def from_hf(cls, values, targets):
+        # the arrays are compared with what n_frequency makes of each matrix
+        return {o: v for o, v in values.items() if o != "n_frequency_pattern"}
 
 
 class FourierFTDelta(Delta):
@@ -83,7 +87,7 @@ class FourierFTDelta(Delta):
     adds = True
 
     def __init__(self, method, size, places):
-        self.fourierft_spectrum = Parameter(np.zeros(method.n_frequency))  # c
+        self.fourierft_spectrum = Parameter(np.zeros(method.number(size)))  # c
         self.size, self.places, self.scaling = size, places, method.scaling
 
     def change(self):

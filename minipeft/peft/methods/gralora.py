@@ -31,8 +31,8 @@ from ..targets import Targeted, check_rank, shape, weight
 class GraLoRA(Targeted):
     """GraLoRA of rank r in k² = `gralora_k`² blocks, beside a LoRA of rank `hybrid_r`."""
 
-    r: int = option(32, at_least=1)
-    alpha: float = 64.0
+    r: int = option(8, at_least=1)
+    alpha: float = 16.0
     gralora_dropout: float = option(0.0, at_least=0, below=1)
     gralora_k: int = option(2, at_least=1)
     hybrid_r: int = option(0, at_least=0)

@@ -51,6 +51,7 @@ class WaveFT(FourierFT):
 
     @classmethod
     def from_hf(cls, values, targets):
+        values = super().from_hf(values, targets)
         values = {o: v for o, v in values.items() if (o, v) != ("wavelet_family", "db1")}
         return {"use_idwt": False} | values  # what is False comes without its name
 
@@ -59,7 +60,7 @@ class WaveFTDelta(FourierFTDelta):
     """One change: f(x) + s IDWT₂(C) x, (…, in) -> (…, out)."""
 
     def __init__(self, method, size, places):
-        self.waveft_spectrum = Parameter(np.zeros(method.n_frequency))  # c
+        self.waveft_spectrum = Parameter(np.zeros(method.number(size)))  # c
         self.size, self.places, self.scaling = size, places, method.scaling
         self.use_idwt = method.use_idwt
 
