@@ -1,7 +1,7 @@
 """Where one method, at some setting, computes what another does: the edges of a family tree."""
 
 import minipeft as mp
-from minipeft.engine.backend import np, to_numpy
+from minipeft.engine.backend import np, to_numpy, xp
 from strategies import model
 
 LLAMA = mp.Config.llama(vocab=11, context=16, width=8, layers=1, heads=4, ffn=6, init_std=0.3)
@@ -13,7 +13,8 @@ def attached(method, **values):
     net, rng = model(LLAMA), np.random.default_rng(3)
     (delta,) = mp.attach(net, method).deltas.values()
     for name, p in delta.named_parameters():
-        p.data[...] = values.get(name, rng.standard_normal(p.shape))
+        value = values.get(name, rng.standard_normal(p.shape))
+        p.data = xp.asarray(np.broadcast_to(value, p.shape).copy())
     return net, delta
 
 
@@ -121,7 +122,7 @@ def basis_of(method):
     (c,) = (delta := attached(method)[1]).parameters()
     rows = []
     for one in np.eye(c.shape[0]):
-        c.data[...] = one
+        c.data = xp.asarray(one)
         rows.append(to_numpy(delta.change().data).ravel())
     return np.array(rows)
 

@@ -44,7 +44,7 @@ class BOFT(Targeted):
     family = "orthogonal"
     paper = "Liu et al. 2023, arXiv:2311.06243"
     equation = "s ∘ W Bᵀ x + b"
-    learning_rate = 1e-2
+    learning_rate = 0.1
     peft_type = "BOFT"
     hf_config = "BOFTConfig"
     hf_prefix = "boft_"

@@ -47,7 +47,7 @@ class C3A(Targeted):
     family = "spectral"
     paper = "Chen et al. 2024, arXiv:2407.19342"
     equation = "f(x) + (1 / in) C(w) x"
-    learning_rate = 0.1
+    learning_rate = 1.0
     peft_type = "C3A"
     hf_config = "C3AConfig"
     hf_prefix = "c3a_"

@@ -44,7 +44,7 @@ class FourierFT(Targeted):
     family = "spectral"
     paper = "Gao et al. 2024, arXiv:2405.03003"
     equation = "f(x) + α Re(IDFT₂ F) x"
-    learning_rate = 1e-2
+    learning_rate = 0.03
     peft_type = "FOURIERFT"
     hf_config = "FourierFTConfig"
     hf_prefix = "fourierft_"

@@ -43,7 +43,7 @@ class GraLoRA(Targeted):
     family = "lora"
     paper = "Jung et al. 2025, arXiv:2505.20355"
     equation = "f(x) + (α / (r + h)) G x"
-    learning_rate = 1e-2
+    learning_rate = 0.01
     peft_type = "GRALORA"
     hf_config = "GraloraConfig"
     hf_prefix = "gralora_"

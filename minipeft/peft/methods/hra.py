@@ -48,7 +48,7 @@ class HRA(Targeted):
     paper = "Yuan et al. 2024, arXiv:2405.17484"
     equation = "f(H x)"
     per_matrix = "r in"
-    learning_rate = 1e-2
+    learning_rate = 0.1
     peft_type = "HRA"
     hf_config = "HRAConfig"
     hf_prefix = "hra_"

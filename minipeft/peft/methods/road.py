@@ -44,7 +44,7 @@ class RoAd(Targeted):
     family = "orthogonal"
     paper = "Liao et al. 2024, arXiv:2409.00119"
     equation = "R f(x)"
-    learning_rate = 3e-2
+    learning_rate = 0.1
     peft_type = "ROAD"
     hf_config = "RoadConfig"
     hf_prefix = "road_"

@@ -41,7 +41,7 @@ class WaveFT(FourierFT):
     name = "waveft"
     paper = "Bilican et al. 2025, arXiv:2505.12532"
     equation = "f(x) + s IDWT₂(C) x"
-    learning_rate = 1e-3
+    learning_rate = 0.001
     peft_type = "WAVEFT"
     hf_config = "WaveFTConfig"
     hf_prefix = "waveft_"
