@@ -67,8 +67,8 @@ BUGS = (
     Bug("BOFT: every factor pairs neighbours", "2**i", "1", 13, SQUARE),
     Bug("BOFT: its factors in the other order", "reversed(range(len(rotations)))",
         "range(len(rotations))", 13, mp.BOFT(2, 3, ("q_proj", "o_proj"))),
-    Bug("BOFT: the bias stretched too", "y * self.boft_s - bias * (self.boft_s - 1.0)",
-        "y * self.boft_s", 5, SQUARE,
+    Bug("BOFT: the bias stretched too", "y * s - bias * (s - 1.0)", "y * s",
+        5, SQUARE,
         COUNTED),
 )  # fmt: skip
 QO = ("q_proj", "o_proj")

@@ -9,14 +9,15 @@ factors an output depends on 2^(m − 1) b inputs, where OFT's depends on b; aft
 1 + log₂(in / b) factors on all. s stretches each output, but not the bias.
 
 R' = 0 and s = 1, so attaching changes nothing. Trains m k b² + out parameters a target, with
-k = in / b. Of the b² numbers of an R' only b (b − 1) / 2 can be told apart: these the paper
-counts; HF PEFT's file has them all. Merges exactly: W ← s ∘ W Bᵀ.
+k = in / b. As in HF PEFT's files all b² numbers of an R' are kept, but only its skew-symmetric
+part acts: the paper counts b (b − 1) / 2. Merges exactly: W ← s ∘ W Bᵀ.
 
-What it changes about LoRA: a rotation of all inputs keeps the lengths of rows and the angles
-between them. What it changes about OFT: a dense rotation from in log in numbers, not in².
+What it changes about LoRA: the change is a rotation, which keeps the lengths of the rows of W
+and the angles between them. What it changes about OFT: to mix all inputs takes b in log₂(in)
+numbers or fewer, where a single block takes half of in²; the paper scores above both.
 
-Liu et al. 2023, section 4, arXiv:2311.06243; s is from the experiments there. HF PEFT computes
-more than one factor only on a GPU of Nvidia's; elsewhere it reduces m to 1 by itself.
+Liu et al. 2023, section 4, arXiv:2311.06243; s is from its experiments. HF PEFT computes more
+than one factor on GPUs only; elsewhere it sets m = 1.
 """
 
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ class BOFT(Targeted):
 
     @classmethod
     def from_hf(cls, values, targets):
-        trained_with = {"boft_dropout": values.get("boft_dropout"), "boft_block_num": 0}
-        return {option: v for option, v in values.items() if trained_with.get(option, ()) != v}
+        values = {o: v for o, v in values.items() if o != "boft_dropout"}  # of training alone
+        return {o: v for o, v in values.items() if (o, v) != ("boft_block_num", 0)}
 
 
 class BOFTDelta(Delta):
@@ -108,10 +109,9 @@ class BOFTDelta(Delta):
 
     def __call__(self, f, x):
         y = f(self.rotated(x.reshape(-1, x.shape[-1])).reshape(*x.shape))
-        (bias,) = (
-            self.made_for
-        )  # = s ∘ (y − b) + b, written so that s = 1 leaves every bit of y
-        return y * self.boft_s if bias is None else y * self.boft_s - bias * (self.boft_s - 1.0)
+        s, (bias,) = self.boft_s, self.made_for
+        # = s ∘ (y − b) + b, written so that s = 1 leaves every bit of y
+        return y * s if bias is None else y * s - bias * (s - 1.0)
 
     def merged(self, layer):
         w, s, (bias,) = weight(layer).data, self.boft_s.data, self.made_for

@@ -55,8 +55,8 @@ class GraLoRA(Targeted):
         super().__post_init__()
         if self.r % self.gralora_k:
             raise ValueError(
-                f"each of the blocks has rank r / gralora_k; {self.r} does not divide into "
-                f"{self.gralora_k}, choose an r that does"
+                f"a block has rank r / gralora_k, got {self.r} / {self.gralora_k}; choose an r "
+                "that divides"
             )
 
     def for_module(self, path, shape):

@@ -3,23 +3,22 @@
     f(H x)          H = H₁ H₂ … H_r          H_i = I − 2 u_i u_iᵀ / ‖u_i‖²          u_i: (in,)
 
 H_i is a Householder reflection: it mirrors x at the plane that is orthogonal to u_i. A product
-of reflections is orthogonal, so HRA is an OFT with one block of all inputs. And it differs from
-I by r directions only, so it is a LoRA too, whose B is made of the weight itself:
+of reflections is orthogonal, so HRA is an OFT with one block of all inputs. It changes r
+directions only, so it is a LoRA too, whose B is made of the weight itself:
 
-    H = I − U S⁻¹ Uᵀ        W H = W − (W U) S⁻¹ Uᵀ        S = I / 2 + the part of Uᵀ U above
-                                                              its diagonal
+    H = I − U S⁻¹ Uᵀ        W H = W − (W U) S⁻¹ Uᵀ        S = I / 2 + triu(Uᵀ U, 1)
 
-where U (in, r) has the unit vectors u_i / ‖u_i‖ as its columns. Computed so, it costs as much
-as LoRA. At first the vectors are equal in pairs, U(±1/√(r / 2)), and two equal reflections undo
-each other: attaching changes nothing but rounding. So r is even. Trains r in parameters a
-target, fewer than LoRA's r (in + out). Merges exactly: W ← W H.
+where U (in, r) has the unit vectors u_i / ‖u_i‖ as its columns, and triu keeps what is above
+the diagonal. Computed so, it costs as much as LoRA. At first the vectors are equal in pairs,
+U(±1/√(r / 2)), and two equal reflections undo each other: attaching changes nothing but
+rounding. So r is even. Trains r in parameters a target. Merges exactly: W ← W H.
 
-What it changes about LoRA: the change is a rotation, which keeps the length of every row of W
-and the angles between them; the paper finds that this forgets less of what the base has learnt.
+What it changes about LoRA: the change is a rotation, which keeps the lengths of the rows of W
+and the angles between them, from half the parameters; the paper scores above LoRA with these.
 
-Yuan et al. 2024, section 3, arXiv:2405.17484, without its penalty for vectors that are not
-orthogonal (λ = 0). HF PEFT's `apply_GS` makes them orthogonal (λ = ∞) and is not here: then no
-choice of vectors gives I, so that attaching would change the model.
+Yuan et al. 2024, section 3, arXiv:2405.17484, without its penalty on vectors that are not
+orthogonal (λ = 0). HF PEFT's `apply_GS` makes them orthogonal (λ = ∞). It is not here: no such
+vectors give H = I, so that attaching would change the model.
 """
 
 from dataclasses import dataclass

@@ -10,10 +10,10 @@ R_i is then no rotation, but any 2 × 2 matrix as "road_4". Merges exactly: W �
 
 What it changes about LoRA: no matrix is multiplied, so rows of a batch that use different
 adapters cost no more than rows that use one. What it changes about (IA)³, which has α alone:
-two features can be mixed. The paper finds that fine-tuning changes angles more than lengths.
+two outputs can be mixed. The paper finds that fine-tuning changes angles more than lengths.
 
-A pair is outputs i and i + group_size / 2 of a group: with 2, neighbours, as in the paper; HF
-PEFT has 64 unless told. Outputs have no order before training, so only speed depends on it.
+A pair is outputs i and i + group_size / 2 of a group: neighbours with 2, as in the paper. HF
+PEFT's default is 64. It chooses other pairs, but none is better than another beforehand.
 
 Liao et al. 2024, section 3, arXiv:2409.00119
 """
@@ -55,7 +55,7 @@ class RoAd(Targeted):
     def __post_init__(self):
         super().__post_init__()
         if self.group_size % 2:
-            raise ValueError(f"a group is made of pairs, got group_size = {self.group_size}")
+            raise ValueError(f"group_size must be even, got {self.group_size}")
 
     def for_module(self, path, shape):
         if shape[0] % self.group_size:

@@ -13,9 +13,10 @@ are drawn as FourierFT's, by the seed `random_loc_seed`. c = 0, so attaching cha
 Trains n parameters a target, and only they are saved. Merges exactly: W + s IDWT₂(C). The
 (out, in) matrix is formed in every step.
 
-What it changes about FourierFT: a coefficient changes four neighbours, not the whole matrix.
-What it changes about LoRA: n counts single parameters, even fewer than a LoRA of rank 1 has,
-and the change may have any rank. Without `use_idwt`, C itself is the change: a sparse one.
+What it changes about LoRA: n counts single parameters, fewer than those of rank 1 if need be,
+and the change may have any rank. What it changes about FourierFT: a coefficient acts on four
+neighbours, not on the whole matrix, so that few coefficients overlap. Without `use_idwt` C
+itself is the change, a sparse one. The paper makes better images with wavelets than by these.
 
 Bilican et al. 2025, section 3, arXiv:2505.12532. HF PEFT has wavelets with longer filters too
 (`wavelet_family`), and can share out the n by size (`proportional_parameters`): not here.
@@ -46,7 +47,7 @@ class WaveFT(FourierFT):
     hf_config = "WaveFTConfig"
     hf_prefix = "waveft_"
 
-    def change(self, size, places):
+    def delta_of(self, size, places):
         return WaveFTDelta(self, size, places)
 
     @classmethod
