@@ -16,7 +16,7 @@ Trains n parameters a target, and only they are saved. Merges exactly: W + s IDW
 What it changes about LoRA: n counts single parameters, fewer than those of rank 1 if need be,
 and the change may have any rank. What it changes about FourierFT: a coefficient acts on four
 neighbours, not on the whole matrix, so that few coefficients overlap. Without `use_idwt` C
-itself is the change, a sparse one. The paper makes better images with wavelets than by these.
+itself is the change, a sparse one. In the paper it scores above all three at making images.
 
 Bilican et al. 2025, section 3, arXiv:2505.12532. HF PEFT has wavelets with longer filters too
 (`wavelet_family`), and can share out the n by size (`proportional_parameters`): not here.
