@@ -23,7 +23,8 @@ class Counted(np.ndarray):
             )
         y = getattr(ufunc, method)(*plain, **options)
         if ufunc is np.matmul:
-            counts[phases[-1]] += 2 * y.size * plain[0].shape[-1]
+            real = 4 if np.iscomplexobj(y) else 1  # products of real numbers in one of these
+            counts[phases[-1]] += 2 * y.size * plain[0].shape[-1] * real
         if out is not None:
             return out[0]
         return y if y is None else np.asarray(y).view(Counted)

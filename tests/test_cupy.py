@@ -26,7 +26,7 @@ from minipeft.engine.tensor import no_grad
 HERE = Path(__file__).parent
 API = json.loads((HERE / "fakecupy" / "api.json").read_text(encoding="utf-8"))
 NAMES = {"xp": {*API["ufuncs"], *API["functions"], *API["others"]} - {"random"}}
-NAMES |= {"xp.linalg": set(API["linalg"])}
+NAMES |= {f"xp.{part}": set(API[part]) for part in ("linalg", "fft")}
 NAMES |= {f"xp.{name}": set(API["ufunc"]) for name in API["ufuncs"]}
 LACKING = set(dir(numpy.ndarray)) - set(API["ndarray"])  # what only NumPy's arrays have
 ON_THE_HOST = {"resize"}  # … and an array of the host is asked for
@@ -70,6 +70,7 @@ def test_the_package_asks_for_nothing_that_cupy_lacks(path):
         "y = xp.block([[a]])",
         "xp.random.default_rng(0).normal()",
         "xp.linalg.multi_dot([a, b])",
+        "xp.fft.fft3(a)",
         "xp.add.identity",
         "a.setflags(write=False)",
         "a.itemset(0, 1)" if hasattr(numpy.ndarray, "itemset") else "a.ctypes",
@@ -146,6 +147,7 @@ def test_the_stand_in_computes_as_numpy_does():
         (CUPY.pad(A, ((0, 1), (0, 0))), numpy.pad(b, ((0, 1), (0, 0)))),
         (A.sum(axis=1, keepdims=True), b.sum(axis=1, keepdims=True)),
         (CUPY.linalg.svd(A)[1], numpy.linalg.svd(b)[1]),
+        (CUPY.fft.irfft(CUPY.fft.rfft(A), 3), numpy.fft.irfft(numpy.fft.rfft(b), 3)),
         (A[0, 1], b[0, 1]),
         (-abs(A), -abs(b)),
     ]:
@@ -181,7 +183,8 @@ def python(code, **environment):
 
 SIZES = dict(vocab=9, context=24, width=8, layers=2, heads=4, kv_heads=2, ffn=6, init_std=0.3)
 SHAPES = {"gpt2": mp.Config.gpt2(**SIZES), "llama": mp.Config.llama(**SIZES)}
-SMALL = {"r": 2, "init_r": 2, "target_r": 1, "m": 4, "phm_dim": 2, "num_virtual_tokens": 3}
+SMALL = {"r": 2, "init_r": 2, "target_r": 1, "m": 4, "phm_dim": 2, "num_virtual_tokens": 3,
+         "n_frequency": 9, "block_size": 2}  # fmt: skip
 OPTIONS = [{}, {"accumulate": 3}, {"workers": 2}, {"recompute": True}]
 
 

@@ -242,8 +242,8 @@ def hf_config(adapter, modules, arrays):
     for option in ("target_modules", "feedforward_modules", "modules_to_save"):
         if option in values:
             values[option] = list(dict.fromkeys(there[path] for path in values[option]))
-    for option in ("rank_pattern", "alpha_pattern"):
-        if option in values:
+    for option in values:
+        if option.endswith("_pattern"):
             values[option] = {there[path]: value for path, value in values[option].items()}
     values = {option: v for option, v in values.items() if option not in method.hf_lacks}
     extra = {"base_model_name_or_path": None, "inference_mode": True, "task_type": "CAUSAL_LM"}

@@ -13,11 +13,16 @@ from fractions import Fraction
 
 from ..peft.base import Method
 from ..peft.methods import (
+    BOFT,
+    C3A,
+    HRA,
     IA3,
     MPT,
+    OFT,
     BitFit,
     Bottleneck,
     DoRA,
+    FourierFT,
     Full,
     LastK,
     LoRA,
@@ -25,6 +30,7 @@ from ..peft.methods import (
     Pfeiffer,
     Prompt,
     PTuning,
+    RoAd,
     VeRA,
 )
 from .presets import architecture
@@ -187,7 +193,50 @@ PUBLISHED = {  # {source: claims}
         Claim("deberta-v3-base", Bottleneck(32), "1.22 M"),
     ],
     "ReFT, table 4, arXiv:2404.03592": [Claim("roberta-base", LoRA(8), "0.239 %", "base")],
-    "BOFT, table 2, arXiv:2311.06243": [Claim("llama-2-7b", LoRA(16), "0.125 %", "base")],
+    "BOFT, tables 1 and 2, arXiv:2311.06243": [
+        Claim(
+            "deberta-v3-base",
+            OFT(16, "all-linear"),
+            "0.79 M",
+            extra=2 * 82_944,
+            note="with lengths and biases",
+        ),
+        Claim(
+            "deberta-v3-base",
+            BOFT(8, 2, "all-linear"),
+            "0.75 M",
+            extra=82_944 - 2 * 10_368 * 36,
+            note="with biases, blocks skew",
+        ),
+        Claim("llama-2-7b", LoRA(16), "0.125 %", "base"),
+    ],
+    "FourierFT, tables 2 to 4, arXiv:2405.03003": [
+        Claim("roberta-base", FourierFT(1000), "0.024 M"),
+        Claim("roberta-large", FourierFT(1000), "0.048 M"),
+        Claim("gpt2-medium", FourierFT(1000), "0.048 M"),
+        Claim("gpt2-large", FourierFT(1000), "0.072 M"),
+        Claim("llama-2-7b", FourierFT(1000), "0.064 M"),
+        Claim("llama-2-13b", FourierFT(1000), "0.08 M"),
+    ],
+    "HRA, table 2, arXiv:2405.17484": [
+        Claim("deberta-v3-base", HRA(8, "all-linear"), "0.66 M"),
+    ],
+    "C3A, table 2, arXiv:2407.19342": [
+        Claim("roberta-base", C3A(768), "0.018 M"),
+        Claim("roberta-base", C3A(128), "0.111 M"),
+        Claim("roberta-large", C3A(1024), "0.049 M"),
+        Claim("roberta-large", C3A(128), "0.393 M"),
+    ],
+    "RoAd, tables 2 to 4, arXiv:2409.00119": [
+        Claim("roberta-base", RoAd("road_1", 2, "all-linear"), "0.07 %", "base"),
+        Claim("roberta-large", RoAd("road_1", 2, "all-linear"), "0.06 %", "base"),
+        *(
+            Claim("llama-7b", RoAd(f"road_{n}", 2, "all-linear"), f"0.0{2 * n} %", "base")
+            for n in (1, 2, 4)
+        ),
+        Claim("llama-13b", RoAd("road_1", 2, "all-linear"), "0.02 %", "base"),
+        Claim("llama-13b", RoAd("road_2", 2, "all-linear"), "0.03 %", "base"),
+    ],
     "HF PEFT, documentation": [
         Claim("qwen2.5-3b", LoRA(16), "3686400"),
         Claim("qwen2.5-3b", LoRA(16), "3089625088", "total"),

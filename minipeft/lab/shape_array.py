@@ -57,12 +57,13 @@ class ShapeArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(np.zeros(p.shape, int) if type(p) is ShapeArray else p for p in parts)
         listed = [isinstance(part, (list, np.ndarray)) for part in parts]
         if not any(listed):
             whole = parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis)
             return self.view_by(np.ndarray.__getitem__, whole)
         n = sum(part is not None for part in parts)  # axes that the index is about
-        chosen = np.broadcast_to(np.zeros((), bool), self.shape[:n])[index]
+        chosen = np.broadcast_to(np.zeros((), bool), self.shape[:n])[parts]
         first = tuple(np.zeros_like(p) if a else p for p, a in zip(parts, listed, strict=True))
         return result(chosen.shape + self.shape[n:], lambda a: a[first], self)
 
@@ -181,13 +182,17 @@ def small(shape, strides, dtype):
 
 
 def product(a, b):
-    """(…, n, k) @ (…, k, m) -> (…, n, m); counts FLOPs, 2 n k m for each pair of matrices."""
+    """(…, n, k) @ (…, k, m) -> (…, n, m); counts FLOPs, 2 n k m for each pair of matrices.
+
+    A product of complex numbers is four of real ones.
+    """
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(f"matrices do not fit: {a.shape} @ {b.shape}")
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     shape = *lead, a.shape[-2], b.shape[-1]
     if _products.get() is not None:
-        _products.get().append(2 * math.prod(shape) * a.shape[-1])
+        real = 4 if a.dtype.kind == "c" else 1
+        _products.get().append(2 * math.prod(shape) * a.shape[-1] * real)
     return result(shape, np.matmul, a, b)
 
 
@@ -234,12 +239,16 @@ VIEWS = {np.broadcast_to, np.expand_dims, np.swapaxes}
 FUNCTIONS = {
     np.concatenate: joined,
     np.empty_like: new_like,
+    np.fft.ifft2: lambda a: result(a.shape, np.fft.ifft2, a),
+    np.fft.irfft: lambda a, n: result((*a.shape[:-1], n), lambda b: np.fft.irfft(b, 2), a),
+    np.fft.rfft: lambda a: result((*a.shape[:-1], a.shape[-1] // 2 + 1), np.fft.rfft, a),
     np.linalg.inv: new_like,
     np.linalg.norm: lambda a, axis: a.sum(axis),
     np.linalg.qr: qr,
     np.linalg.svd: svd,
     np.ones_like: new_like,
     np.pad: lambda a, width: ShapeArray([n + sum(width) for n in a.shape], a.dtype),
+    np.real: lambda a: result(a.shape, np.real, a),
     np.searchsorted: lambda a, x: ShapeArray(x.shape, np.intp),
     np.take_along_axis: lambda a, i, axis: ShapeArray(i.shape, a.dtype),
     np.tril: lambda a, k: a.copy(),

@@ -72,6 +72,7 @@ class Method(Options):
     hf_weights = ()  # its arrays that HF PEFT calls "….weight"
     hf_flag = ""  # an option that is true in a file, where one peft_type has several methods
     hf_lacks = ()  # options of ours that HF PEFT does not have
+    hf_whole = False  # whether its arrays of a matrix cannot be split into those of its parts
     hf_on_gpt2 = True  # whether HF PEFT can put it on GPT-2's fused and transposed layers
 
     def terms(self, config):

@@ -4,11 +4,12 @@ import json
 
 import pytest
 from hf import assert_close, difference, hf_logits, hf_model, peft, torch
-from pairs import Pair
+from pairs import CONFIGS, Pair
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as torch_file
 
 import minipeft as mp
+from laws.case import shake
 from methods import ROWS, SPECS
 from minipeft.engine.backend import to_numpy
 from minipeft.engine.tensor import no_grad
@@ -66,6 +67,19 @@ def test_exported_is_the_file_that_hf_peft_would_write(row, tmp_path):
     if ROWS[row].files.config:
         said = [peft.PeftConfig.from_pretrained(tmp_path / side).to_dict() for side in SIDES]
         assert said[0].keys() == said[1].keys()
+
+
+@pytest.mark.parametrize("method", [mp.FourierFT(300), mp.WaveFT(300), mp.C3A(8)], ids=str)
+def test_targets_too_small_for_an_option_have_their_own(method, tmp_path):
+    """Where 300 coefficients are more than there are entries, or 8 does not divide a side."""
+    ours = model(CONFIGS["llama"])
+    shake(mp.attach(ours, method), seed=0)
+    folder = mp.export_adapter(ours, "default", tmp_path)
+    theirs = peft.PeftModel.from_pretrained(hf_model(model(CONFIGS["llama"])), folder)
+    assert off(ours, ROWS[method.name].opened(theirs.to(torch.float64).eval())) <= 1e-12
+    fresh = model(CONFIGS["llama"])
+    mp.import_adapter(fresh, folder)
+    assert off(fresh, theirs) <= 1e-12
 
 
 def test_a_base_that_hf_peft_has_changed_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from hf import assert_close, difference, hf_logits, hf_loss
+from hf import assert_close, difference, hf_logits, hf_loss, torch
 from pairs import Pair
 
 from methods import ROWS
@@ -93,3 +93,17 @@ MERGED = [name for name, row in ROWS.items() if row.ours.mergeable and row.merge
 def test_merged_weights(row, precision, theirs, seed):
     off, _, _ = PRECISIONS[precision]
     assert_close(*Pair(ROWS[row], precision, seed, theirs=theirs).shake().merged(), off)
+
+
+def test_hf_pefts_c3a_derives_another_function_by_x():
+    """Once this fails, the parity rows of C3A need no derivative of PyTorch's any more."""
+    from peft.tuners.c3a.utils import BlockCircularConvolution, get_circulant_fast
+
+    rng = torch.Generator().manual_seed(0)
+    x, w, g = (torch.randn(n, generator=rng) for n in ((5, 12), (2, 3, 4), (5, 8)))
+    x.requires_grad, w.requires_grad = True, True
+    y, same = BlockCircularConvolution.apply(x, w), x @ get_circulant_fast(w).T
+    torch.testing.assert_close(y, same)
+    (dx, dw), (by_x, by_w) = (torch.autograd.grad(z, (x, w), g) for z in (y, same))
+    torch.testing.assert_close(dw, by_w)
+    assert (dx - by_x).abs().max() > 0.5 * by_x.abs().max()

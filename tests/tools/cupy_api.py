@@ -57,6 +57,7 @@ def api():
             "functions": functions | {"matmul": parameters(cupy.matmul), "size": "a"},
             "others": sorted(names.keys() - functions.keys() - set(ufuncs)),
             "linalg": calls(cupy.linalg),
+            "fft": calls(cupy.fft),
             "ndarray": calls(cupy.ndarray),
             "ufunc": public(cupy.ufunc),
         }

@@ -276,14 +276,20 @@ class linalg:
     LinAlgError = np.linalg.LinAlgError
 
 
+class fft:
+    """Fourier transforms."""
+
+
 def function(name, text, found):
     """A function in CuPy's place."""
     return lambda *args, **options: call(name, text, found, args, options)
 
 
-for _name, _text in API["linalg"].items():
-    if _text is not None and hasattr(np.linalg, _name):
-        setattr(linalg, _name, function(_name, _text, getattr(np.linalg, _name)))
+for _owner in (linalg, fft):
+    _theirs = getattr(np, _owner.__name__)
+    for _name, _text in API[_owner.__name__].items():
+        if _text is not None and hasattr(_theirs, _name):
+            setattr(_owner, _name, function(_name, _text, getattr(_theirs, _name)))
 
 
 @cache
