@@ -1,6 +1,6 @@
 """What all pictures share: colours and markers, axes, labels that keep apart.
 
-A family of methods has one hue (Okabe and Ito's, which colour-blind readers tell apart). Within
+A family of methods has one hue (mostly Okabe and Ito's, which colour-blind readers tell apart). Within
 a family each method has a marker and a lightness of that hue, so that the picture can also be
 read in grey.
 """
@@ -18,8 +18,9 @@ from .comparison_table import COMPARED
 
 BLACK, WHITE = np.zeros(3), np.ones(3)
 HUES = {"full": "#222222", "selective": "#CC79A7", "lora": "#0072B2", "adapter": "#D55E00",
-        "prompt": "#009E73"}  # fmt: skip
-OTHER_HUES = ("#E69F00", "#56B4E9", "#666666")  # of families that HUES does not name, in turn
+        "prompt": "#009E73", "orthogonal": "#E69F00", "shared": "#56B4E9",
+        "spectral": "#6A3D9A", "mixture": "#8C8C00"}  # fmt: skip
+OTHER_HUES = ("#666666", "#44AA99", "#882255")  # of families that HUES does not name, in turn
 MARKERS = "osD^vPXph<>d"
 SMALL, LARGE = 10, 12  # points, of labels and titles
 

@@ -122,7 +122,8 @@ LEFT, STEP, LINE = 1.95, 0.362, 0.185  # where the columns start, their distance
 NARROW = 25  # letters in a line of names
 STREAM, BRANCH, RISE = 0.4, 0.95, 0.35  # heights: the residual stream, a sub-layer, q k v
 INK, PALE, BAND, LIT = "#444444", "#cfcfcf", "#f5f5f5", "#ffe9a8"
-MARKS = {"full": "*", "selective": "D", "lora": "o", "adapter": "s", "prompt": "^"}
+MARKS = {"full": "*", "selective": "D", "lora": "o", "adapter": "s", "prompt": "^",
+         "orthogonal": "P", "shared": "X", "spectral": "v", "mixture": "p"}  # fmt: skip
 KEY = "marker: this function is replaced;   W, b, γ, β: a copy of these parameters trains"
 
 
