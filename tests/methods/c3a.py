@@ -75,7 +75,7 @@ def row(method, names, derived=True, **more):
 
 QV = ["q_proj", "v_proj"]
 ROWS = {
-    "c3a": row(mp.C3A(4), QV),
+    "c3a": row(mp.C3A(4), QV, recorded=False),
     # with HF's derivative, where nothing that trains is below
     "c3a, last layer": row(
         mp.C3A(4, layers_to_transform=1),
@@ -83,9 +83,7 @@ ROWS = {
         derived=False,
         recorded=False,
     ),
-    "c3a, odd blocks": row(
-        mp.C3A(3, ("q_proj", "o_proj")), ["q_proj", "o_proj"], recorded=False
-    ),
+    "c3a, odd blocks": row(mp.C3A(3, ("q_proj", "o_proj")), ["q_proj", "o_proj"]),
 }
 
 SPEC = Spec(

@@ -74,9 +74,9 @@ SPEC = Spec(
     equation=OnMatrix(equation, bias),
     bugs=BUGS,
     rows={
-        "road": row("road_1", 4, ("q_proj", "v_proj")),
-        "road, 2": row("road_2", 2, ("q_proj", "v_proj"), recorded=False),
-        "road, 4": row("road_4", 4, ("q_proj", "o_proj"), recorded=False),
+        "road": row("road_1", 2, ("q_proj", "v_proj")),
+        "road, 2": row("road_2", 4, ("q_proj", "o_proj"), recorded=False),
+        "road, 4": row("road_4", 12, ("q_proj", "o_proj"), recorded=False),
     },
     counts=(
         (mp.RoAd(), COUNTED, 2 * (8 + 4)),
