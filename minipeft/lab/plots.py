@@ -1,8 +1,8 @@
 """What all pictures share: colours and markers, axes, labels that keep apart.
 
-A family of methods has one hue (mostly Okabe and Ito's, which colour-blind readers tell apart). Within
-a family each method has a marker and a lightness of that hue, so that the picture can also be
-read in grey.
+A family of methods has one hue: where there are enough, one of Okabe and Ito's, which
+colour-blind readers tell apart. Within a family each method has a marker and a lightness of
+that hue, so that the picture can also be read in grey.
 """
 
 import io
