@@ -50,7 +50,7 @@ class Method(Options):
     """
 
     name = ""  # on the command line and in every table: "lora"
-    family = ""  # of which kind it is: full, selective, lora, adapter or prompt
+    family = ""  # its kind: full, selective, lora, adapter, prompt, orthogonal or spectral
     paper = ""  # author, year and arXiv id
     equation = ""  # what f(x) becomes
     place = ""  # where it sits
