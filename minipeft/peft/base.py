@@ -59,7 +59,7 @@ class Method(Options):
     """
 
     name = ""  # on the command line and in every table: "lora"
-    family = ""  # full, selective, lora, adapter, prompt, orthogonal or mixture
+    family = ""  # its kind: full, selective, lora, adapter, prompt, orthogonal, spectral, …
     paper = ""  # author, year and arXiv id
     equation = ""  # what f(x) becomes
     place = ""  # where it sits

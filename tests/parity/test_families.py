@@ -175,12 +175,17 @@ THEIRS = {
     ),
     "ia3": lambda targets: peft.IA3Config(target_modules=targets, feedforward_modules=[]),
     "oft": lambda targets: peft.OFTConfig(r=0, oft_block_size=4, target_modules=targets),
+    "boft": lambda targets: peft.BOFTConfig(boft_block_size=4, target_modules=targets),
+    "hra": lambda targets: peft.HRAConfig(r=4, target_modules=targets),
 }
+NOT_ON_GPT2 = ("oft", "boft", "hra")  # there
+NO_PARTS = (mp.VeRA(r=4), mp.LoKr(r=2), mp.OFT(4), mp.RoAd(), mp.GraLoRA(2), mp.FourierFT(5),
+            mp.WaveFT(5), mp.C3A(4))  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "family, method",
-    [(f, m) for f in FUSED for m in THEIRS if (f, m) != ("gpt2", "oft")],  # HF has it not
+    [(f, m) for f in FUSED for m in THEIRS if f != "gpt2" or m not in NOT_ON_GPT2],
 )
 def test_adapters_of_fused_matrices_come_from_hf_peft(family, method, tmp_path):
     model = random_model(family)
@@ -208,7 +213,7 @@ def test_adapters_of_fused_matrices_come_from_hf_peft(family, method, tmp_path):
         assert all((came[name] == goes[name]).all() for name in came)
 
 
-@pytest.mark.parametrize("method", [mp.VeRA(r=4), mp.LoKr(r=2), mp.OFT(4)])
+@pytest.mark.parametrize("method", NO_PARTS)
 def test_what_has_no_form_on_a_fused_matrix_is_refused(method, tmp_path):
     random_model("pythia").save_pretrained(tmp_path / "base")
     net = mp.from_pretrained(tmp_path / "base")
