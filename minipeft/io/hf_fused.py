@@ -16,12 +16,11 @@ from ..engine.backend import np, to_numpy
 # arrays whose rows belong to the outputs; all other arrays are of the inputs
 ROWS = ("lora_B", "lora_magnitude_vector", "ia3_l", "hada_w1_a", "hada_w2_a", "bias")
 LOW_RANK = ({"lora_A", "lora_B"}, {"lora_A", "lora_B", "lora_magnitude_vector"})
-WHOLE = ("VERA", "LOKR")  # whose arrays cannot be told apart by rows
 
 
 def check_splits(method, there):
     """Raises ValueError for a method that has no form on a part of a matrix."""
-    if method.peft_type in WHOLE:
+    if not method.hf_splits:
         raise ValueError(
             f"{there} is one matrix in HF's model and several here, and "
             f"{type(method).__name__} has no form on a part of it; choose other target modules"
@@ -56,7 +55,6 @@ def fused(method, there, parts, sizes, family, heads):
 
     Raises ValueError if no change of the whole computes the same.
     """
-    check_splits(method, there)
     given = [part for part in parts if part is not None]
     names = {*given[0]}
     filled = [

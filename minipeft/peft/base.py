@@ -41,6 +41,10 @@ class Delta(Module):
         """The arrays beside its parameters that a resumed run needs, {name: array}."""
         return {}
 
+    def hf_frozen(self):
+        """Its frozen arrays that a file of HF PEFT repeats, {name: array}."""
+        return {}
+
 
 class Method(Options):
     """A way of fine-tuning: a dataclass of hyper-parameters.
@@ -50,7 +54,7 @@ class Method(Options):
     """
 
     name = ""  # on the command line and in every table: "lora"
-    family = ""  # of which kind it is: full, selective, lora, adapter or prompt
+    family = ""  # of which kind it is, one of methods.FAMILIES
     paper = ""  # author, year and arXiv id
     equation = ""  # what f(x) becomes
     place = ""  # where it sits
@@ -61,9 +65,11 @@ class Method(Options):
     hf_config = ""  # its configuration class in HF PEFT, if it is there
     hf_prefix = ""  # how the names of its arrays begin in a file of HF PEFT
     hf_weights = ()  # its arrays that HF PEFT calls "….weight"
+    hf_shared = ()  # its arrays that HF PEFT holds once, beside the model
     hf_flag = ""  # an option that is true in a file, where one peft_type has several methods
     hf_lacks = ()  # options of ours that HF PEFT does not have
     hf_on_gpt2 = True  # whether HF PEFT can put it on GPT-2's fused and transposed layers
+    hf_splits = True  # whether a change of a fused layer falls into changes of its parts
 
     def terms(self, config):
         """The Terms whose sum is how many parameters it trains on a model of this Config.
@@ -138,7 +144,7 @@ class Method(Options):
         return name
 
     def hf_frozen(self, adapter):
-        """Frozen arrays that a file of HF PEFT repeats, {name there: array}."""
+        """Frozen arrays that a file of HF PEFT holds once, {name there: array}."""
         return {}
 
 

@@ -48,6 +48,7 @@ class LoKr(Targeted):
     hf_config = "LoKrConfig"
     hf_prefix = "lokr_"
     hf_lacks = ("layers_to_transform",)
+    hf_splits = False
     hf_on_gpt2 = False
 
     def __post_init__(self):

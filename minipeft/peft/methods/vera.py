@@ -45,6 +45,7 @@ class VeRA(Targeted):
     hf_config = "VeraConfig"
     hf_prefix = "vera_"
     hf_lacks = ("layers_to_transform",)
+    hf_splits = False
 
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))

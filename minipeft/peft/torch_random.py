@@ -1,0 +1,46 @@
+"""The random values that PyTorch draws on a CPU from a seed, drawn without PyTorch.
+
+Methods whose matrices are random and frozen save only a seed. Drawn from this generator the
+matrices are those of HF PEFT, bit for bit, so that its files can be read here and ours there.
+
+PyTorch's generator is the Mersenne Twister, as is that of np.random.RandomState; what differs
+is how its words of 32 bits become numbers.
+"""
+
+import math
+
+from ..engine.backend import np
+
+
+class TorchGenerator:
+    """torch.Generator().manual_seed(seed)."""
+
+    def __init__(self, seed):
+        self.twister = np.random.RandomState(seed % 2**32)
+
+    def words(self, n):
+        """The next n words, whole numbers below 2³²."""
+        return np.frombuffer(self.twister.bytes(4 * n), "<u4")
+
+    def uniform(self, bound, shape):
+        """float32 values from U(−bound, bound), as of Tensor.uniform_."""
+        unit = (self.words(math.prod(shape)) % 2**24) * 2.0**-24  # a float32 has 24 bits
+        low, width = float(np.float32(-bound)), float(np.float32(bound) - np.float32(-bound))
+        return (unit * width + low).astype("float32").reshape(shape)
+
+    def kaiming(self, *shape):
+        """Values from U(±√(6 / columns)), as of kaiming_uniform_ for a ReLU."""
+        return self.uniform(math.sqrt(2.0) / math.sqrt(shape[-1]) * math.sqrt(3.0), shape)
+
+    def choice(self, n, k):
+        """The first k of torch.randperm(n): k different whole numbers below n.
+
+        Each is swapped from a random later place to its own; only places that were swapped are
+        held, so the time grows with k and not with n.
+        """
+        moved, chosen = {}, np.empty(k, np.int64)
+        for i, word in enumerate(self.words(k).tolist()):
+            j = i + word % (n - i)
+            chosen[i] = moved.get(j, j)
+            moved[j] = moved.get(i, i)
+        return chosen
