@@ -14,7 +14,7 @@ which computes the same.
 from ..engine.backend import np, to_numpy
 
 # arrays whose rows belong to the outputs; all other arrays are of the inputs
-ROWS = ("lora_B", "lora_magnitude_vector", "ia3_l", "hada_w1_a", "hada_w2_a", "bias")
+ROWS = ("lora_B", "lora_magnitude_vector", "ia3_l", "hada_w1_a", "hada_w2_a", "hira_B", "bias")
 LOW_RANK = ({"lora_A", "lora_B"}, {"lora_A", "lora_B", "lora_magnitude_vector"})
 
 
