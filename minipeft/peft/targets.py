@@ -228,7 +228,7 @@ def patterned(method, path, alpha=None):
     tables = {option: getattr(method, pattern) for option, pattern in patterns.items()}
     own = {option: table.get(first_match(table, path)) for option, table in tables.items()}
     own = {option: value for option, value in own.items() if value is not None}
-    return replace(method, **own, **dict.fromkeys(patterns.values(), {}))
+    return replace(method, **own, **{pattern: {} for pattern in patterns.values()})
 
 
 def check_rank(path, r, shape):
