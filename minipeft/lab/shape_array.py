@@ -57,12 +57,15 @@ class ShapeArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(  # which elements an array without values takes does not matter
+            np.broadcast_to(0, p.shape) if isinstance(p, ShapeArray) else p for p in parts
+        )
         listed = [isinstance(part, (list, np.ndarray)) for part in parts]
         if not any(listed):
             whole = parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis)
             return self.view_by(np.ndarray.__getitem__, whole)
         n = sum(part is not None for part in parts)  # axes that the index is about
-        chosen = np.broadcast_to(np.zeros((), bool), self.shape[:n])[index]
+        chosen = np.broadcast_to(np.zeros((), bool), self.shape[:n])[parts]
         first = tuple(np.zeros_like(p) if a else p for p, a in zip(parts, listed, strict=True))
         return result(chosen.shape + self.shape[n:], lambda a: a[first], self)
 

@@ -33,8 +33,10 @@ BUGS = (
     Bug("SHiRA: merged in place of W, not added", "weight(layer).data + self.change().data",
         "self.change().data", 5, SQUARE),
     Bug("SHiRA: gradient of other places", "g[rows, columns]", "g[columns, rows]", 4, SQUARE),
-    Bug("SHiRA: its places not those of its seed", "places(method.random_seed, method.r, *self.size)",
-        "places(int(np.random.default_rng().integers(2**31)), method.r, *self.size)", 8, SQUARE),
+    Bug("SHiRA: its places not those of its seed",
+        "places(method.random_seed, method.r, *self.size)",
+        "places(int(np.random.default_rng().integers(2**31)), method.r, *self.size)",
+        8, SQUARE),
 )  # fmt: skip
 
 SPEC = Spec(
