@@ -170,7 +170,7 @@ class HFModules:
     def name(self, adapter, key):
         """Returns the name in HF PEFT's file of an array that an adapter saves."""
         module, _, name = key.rpartition(".")
-        if name in adapter.method.hf_shared:
+        if name in adapter.method.shared:  # which HF PEFT holds once, beside the model
             return f"base_model.{name}"
         if key in adapter.copies:
             check_copy(self.family, key)

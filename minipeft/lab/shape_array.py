@@ -236,6 +236,7 @@ FUNCTIONS = {
     np.linalg.svd: svd,
     np.ones_like: new_like,
     np.pad: lambda a, width: ShapeArray([n + sum(width) for n in a.shape], a.dtype),
+    np.sort: lambda a, axis: a.copy(),
     np.searchsorted: lambda a, x: ShapeArray(x.shape, np.intp),
     np.take_along_axis: lambda a, i, axis: ShapeArray(i.shape, a.dtype),
     np.tril: lambda a, k: a.copy(),

@@ -59,13 +59,13 @@ class Method(Options):
     equation = ""  # what f(x) becomes
     place = ""  # where it sits
     mergeable = False  # whether some choice of the base's weights computes the same
+    shared = ()  # names of arrays that several of its changes share
     learning_rate = 3e-3  # of AdamW, where no better one was measured
     peft_type = ""  # its name in an adapter's file
 
     hf_config = ""  # its configuration class in HF PEFT, if it is there
     hf_prefix = ""  # how the names of its arrays begin in a file of HF PEFT
     hf_weights = ()  # its arrays that HF PEFT calls "….weight"
-    hf_shared = ()  # its arrays that HF PEFT holds once, beside the model
     hf_flag = ""  # an option that is true in a file, where one peft_type has several methods
     hf_lacks = ()  # options of ours that HF PEFT does not have
     hf_on_gpt2 = True  # whether HF PEFT can put it on GPT-2's fused and transposed layers
