@@ -181,8 +181,9 @@ class HFModules:
 def hf_arrays(model, adapter, modules, tables=(), common=False):
     """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
-    The token tables are among them if their names are among `tables`. common: of a matrix that
-    is one there, the parts have a change in common, as what comes from there has.
+    The token tables, and the copies of a frozen array that each module has there, are among
+    them if their names are among `tables`. common: of a matrix that is one there, the parts
+    have a change in common, as what comes from there has.
     """
     method, of_modules = adapter.method, {}
     for path in adapter.deltas:
@@ -204,7 +205,10 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
     for path, delta in adapter.deltas.items():
         for name, array in delta.hf_frozen().items():
             arrays[modules.name(adapter, f"{path}.{name}")] = array
-    arrays |= method.hf_frozen(adapter)
+    for name, array in method.hf_frozen(adapter).items():
+        last = name.split(".")[-1]
+        copies = [modules.name(adapter, f"{path}.{last}") for path in adapter.deltas]
+        arrays |= {n: array for n in (name, *copies) if n == name or n in tables}
     base = dict(base_parameters(model))
     for path in ("wte", "lm_head"):
         name = f"base_model.model.{modules.there[path]}.base_layer.weight"

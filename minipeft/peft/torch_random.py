@@ -22,15 +22,20 @@ class TorchGenerator:
         """The next n words, whole numbers below 2³²."""
         return np.frombuffer(self.twister.bytes(4 * n), "<u4")
 
-    def uniform(self, bound, shape):
-        """float32 values from U(−bound, bound), as of Tensor.uniform_."""
+    def uniform(self, bound, shape, rounded=np.float32):
+        """Values from U[−bound, bound), as of Tensor.uniform_, in float32 or as `rounded` does.
+
+        One that is rounded to the upper bound, which is excluded, becomes the lower one.
+        """
         unit = (self.words(math.prod(shape)) % 2**24) * 2.0**-24  # a float32 has 24 bits
         low, width = float(np.float32(-bound)), float(np.float32(bound) - np.float32(-bound))
-        return (unit * width + low).astype("float32").reshape(shape)
+        values = rounded((unit * width + low).astype(np.float32))
+        return np.where(values < rounded(bound), values, rounded(-bound)).reshape(shape)
 
-    def kaiming(self, *shape):
-        """Values from U(±√(6 / columns)), as of kaiming_uniform_ for a ReLU."""
-        return self.uniform(math.sqrt(2.0) / math.sqrt(shape[-1]) * math.sqrt(3.0), shape)
+    def kaiming(self, *shape, gain=2.0, rounded=np.float32):
+        """Values from U[±√(3 gain / columns)), as of kaiming_uniform_; a ReLU's gain is 2."""
+        bound = math.sqrt(gain) / math.sqrt(shape[-1]) * math.sqrt(3.0)
+        return self.uniform(bound, shape, rounded)
 
     def choice(self, n, k):
         """The first k of torch.randperm(n): k different whole numbers below n.
@@ -44,3 +49,9 @@ class TorchGenerator:
             chosen[i] = moved.get(j, j)
             moved[j] = moved.get(i, i)
         return chosen
+
+
+def bfloat16(x):
+    """The nearest numbers that bfloat16 has, as float32; the even one where two are as near."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
