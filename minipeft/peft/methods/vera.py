@@ -9,11 +9,10 @@ saved: the same seed draws the same matrices. Merges exactly: W + diag(b) B diag
 ≤ r. The frozen products take as much time as those of a LoRA of that rank.
 
 Kopiczko et al. 2023, section 3, arXiv:2310.11454, with r from 256 to 1024. As in HF PEFT, A and
-B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed, HF's
-generator draws other values than NumPy's.
+B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed they are
+those of HF, bit for bit.
 """
 
-import math
 from dataclasses import dataclass
 
 from ...engine.backend import array, np
@@ -22,6 +21,7 @@ from ...model.layers import Dropout, Parameter
 from ...options import option
 from ..base import Delta
 from ..targets import Targeted, matrices, shape, weight
+from ..torch_random import TorchGenerator
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class VeRA(Targeted):
     layers_to_transform: tuple[int, ...] | int | None = None
 
     name = "vera"
-    family = "lora"
+    family = "shared"
     paper = "Kopiczko et al. 2023, arXiv:2310.11454"
     equation = "f(x) + b ∘ B (d ∘ A x)"
     per_matrix = "r + out"
@@ -51,9 +51,8 @@ class VeRA(Targeted):
         targets = self.targets(matrices(model))
         most_out = max(shape(layer)[0] for layer in targets.values())
         most_in = max(shape(layer)[1] for layer in targets.values())
-        own = np.random.default_rng(self.projection_prng_key)
-        a = array(own.uniform(-1.0, 1.0, (self.r, most_in)) * math.sqrt(6.0 / most_in))
-        b = array(own.uniform(-1.0, 1.0, (most_out, self.r)) * math.sqrt(6.0 / self.r))
+        own = TorchGenerator(self.projection_prng_key)
+        a, b = array(own.kaiming(self.r, most_in)), array(own.kaiming(most_out, self.r))
         return {path: VeRADelta(layer, self, a, b) for path, layer in targets.items()}
 
     def hf_frozen(self, adapter):
