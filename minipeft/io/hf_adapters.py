@@ -170,8 +170,11 @@ class HFModules:
     def name(self, adapter, key):
         """Returns the name in HF PEFT's file of an array that an adapter saves."""
         module, _, name = key.rpartition(".")
+        stem, _, number = name.rpartition("_")
         if name in adapter.method.shared:  # which HF PEFT holds once, beside the model
             return f"base_model.{name}"
+        if stem in adapter.method.shared:  # one of several
+            return f"base_model.{stem}.{number}"
         if key in adapter.copies:
             check_copy(self.family, key)
             name = adapter.method.hf_copy(name, module in adapter.deltas)
