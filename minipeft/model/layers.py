@@ -261,6 +261,14 @@ class Dropout(Module):
         return x if rng is None or self.p == 0 else F.dropout(x, self.p, rng)
 
 
+class Noise(Module):
+    """Values from N(0, 1) in the shape of x, an array, if in training; elsewhere None."""
+
+    def forward(self, x):
+        rng = _rng.get()
+        return None if rng is None else F.noise(x, rng)
+
+
 def kaiming_uniform(rng, n_out, n_in):
     """Returns (n_out, n_in) values from U(−1/√n_in, 1/√n_in), PyTorch's default of a Linear."""
     return rng.uniform(-1.0, 1.0, (n_out, n_in)) / math.sqrt(n_in)

@@ -28,7 +28,7 @@ BUGS = (
         "self.vera_lambda_b.data[:, None] * self.b * self.vera_lambda_d.data",
         "self.vera_lambda_b.data[:, None] * self.b", 5, SQUARE),
     Bug("VeRA: its matrices not those of its key",
-        "TorchGenerator(self.projection_prng_key)",
+        "TorchGenerator(seed)",
         "TorchGenerator(int(np.random.default_rng().integers(2**31)))", 8, SQUARE),
 )  # fmt: skip
 

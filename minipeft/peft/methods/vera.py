@@ -49,18 +49,11 @@ class VeRA(Targeted):
 
     def make_deltas(self, model, rng):
         targets = self.targets(matrices(model))
-        most_out = max(shape(layer)[0] for layer in targets.values())
-        most_in = max(shape(layer)[1] for layer in targets.values())
-        own = TorchGenerator(self.projection_prng_key)
-        a, b = array(own.kaiming(self.r, most_in)), array(own.kaiming(most_out, self.r))
+        a, b = projections(self.projection_prng_key, targets.values(), self.r, self.r)
         return {path: VeRADelta(layer, self, a, b) for path, layer in targets.items()}
 
     def hf_frozen(self, adapter):
-        deltas = adapter.deltas.values()
-        a, b = (
-            max((d.a for d in deltas), key=lambda a: a.shape[1]),
-            max((d.b for d in deltas), key=len),
-        )
+        a, b = largest(adapter.deltas.values())
         return {"base_model.vera_A": a, "base_model.vera_B": b}
 
 
@@ -83,3 +76,17 @@ class VeRADelta(Delta):
     def merged(self, layer):
         scaled = self.vera_lambda_b.data[:, None] * self.b * self.vera_lambda_d.data
         return {"weight": weight(layer).data + scaled @ self.a}
+
+
+def projections(seed, layers, rows, r):
+    """Random A (rows, in) and B (out, r), as large as the largest layer needs."""
+    own, sizes = TorchGenerator(seed), [shape(layer) for layer in layers]
+    a = own.kaiming(rows, max(n_in for _, n_in in sizes))
+    b = own.kaiming(max(n_out for n_out, _ in sizes), r)
+    return array(a), array(b)
+
+
+def largest(deltas):
+    """The widest a and the longest b of some changes, which are views of the shared ones."""
+    a, b = [delta.a for delta in deltas], [delta.b for delta in deltas]
+    return max(a, key=lambda a: a.shape[1]), max(b, key=len)
