@@ -255,8 +255,10 @@ def test_a_mean_that_is_rounded_lies_between_its_numbers():
 def test_a_table_of_many_goes_family_by_family(rows):
     text = table(list(many(rows[0]))).split("\n\n")[0].splitlines()
     heads = [line for line in text if line.endswith("-family")]
-    assert heads == ["selective-family", "lora-family", "adapter-family", "prompt-family"]
-    families = list(dict.fromkeys(method.family for method in mp.METHODS.values()))
+    families = [method.family for method in mp.METHODS.values()]
+    several = [family for family in dict.fromkeys(families) if families.count(family) > 1]
+    assert heads == [f"{family}-family" for family in several] and "lora-family" in heads
+    families = list(dict.fromkeys(families))
     wanted = sorted(mp.METHODS, key=lambda name: families.index(mp.METHODS[name].family))
     assert [line.split()[0] for line in text[2:] if line not in heads] == wanted
 

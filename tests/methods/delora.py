@@ -20,7 +20,7 @@ def equation(method, a, w):
     """W + (λ / r) B Ξ A diag(w) less that of the start"""
     change = bounded(a.delora_A, a.delora_B, a.delora_lambda)
     if method.start_seed is not None:
-        change = change - bounded(a.start_a, a.start_b, a.start_lam)
+        change = change - bounded(a.start_A, a.start_B, a.start_lambda)
     return w + change @ np.diag(np.sqrt((w * w).sum(0)))
 
 
@@ -40,8 +40,8 @@ BUGS = (
     Bug("DeLoRA: norms of the rows of W, not of its columns",
         "self.w = xp.linalg.norm(weight(layer).data, axis=0)",
         "self.w = xp.linalg.norm(weight(layer).data, axis=1)", 13, SQUARE),
-    Bug("DeLoRA: the start stays in the merge", "change - product(*start)",
-        "change", 5, SQUARE),
+    Bug("DeLoRA: the start stays in the merge", "(now - before) * self.w",
+        "now * self.w", 5, SQUARE),
     Bug("DeLoRA: lengths taken for constants", "xp.expand_dims(g * long / y, axis) * a",
         "xp.expand_dims(g * long / y, axis) * 0.0 * a", 4, SQUARE),
 )  # fmt: skip

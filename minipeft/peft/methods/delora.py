@@ -7,14 +7,14 @@ start random, and what they add at the start is subtracted ever after, so attach
 nothing. Trains r (in + out) + 1 parameters a target. Merges exactly: W + (λ / r) B Ξ A diag(w)
 less the same of the start. The start is drawn from `start_seed`, which a file keeps.
 
-Against LoRA: Ξ takes the lengths out of B A, so that in units of w the change is never longer
-than λ. The paper finds that runs at a learning rate too high, or for too long, then ruin the
-model far less.
+Against LoRA: Ξ takes the lengths out of B A. Measured in units of w, (λ / r) B Ξ A is never
+longer than λ, whatever A and B become. The paper finds that a learning rate too high, or a run
+too long, then does the model far less harm.
 
-Bini et al. 2025, section 2.2, arXiv:2503.18225, as in its code with the norms of columns for
-‖W‖. HF PEFT starts with B = 0 and subtracts nothing, which the paper calls unstable: the first
-step of B makes the change as long as λ allows. `start_seed=None` does that, and goes there and
-back. As there, no length counts for less than 10⁻⁴.
+Bini et al. 2025, section 2, arXiv:2503.18225; ‖W‖ there is the norm of each column, as in its
+code. HF PEFT starts with B = 0 and subtracts nothing, which the paper found unstable: the first
+step of B makes the change as long as λ allows. `start_seed=None` does that, and goes to HF and
+back. As in HF, no length counts for less than 10⁻⁴.
 """
 
 from dataclasses import dataclass
@@ -47,12 +47,13 @@ class DeLoRA(Targeted):
     paper = "Bini et al. 2025, arXiv:2503.18225"
     equation = "f(x) + (λ / r) B Ξ A (w ∘ x)"
     per_matrix = "r (in + out) + 1"
-    learning_rate = 0.01
+    learning_rate = 0.1
     peft_type = "DELORA"
     hf_config = "DeloraConfig"
     hf_prefix = "delora_"
     hf_lacks = ("layers_to_transform", "start_seed", "fan_in_fan_out")
     hf_on_gpt2 = False
+    hf_splits = False
 
     def for_module(self, path, shape):
         own = patterned(self, path)
@@ -86,38 +87,39 @@ class DeLoRADelta(Delta):
 
     def __init__(self, layer, method, rng):
         (n_out, n_in), r = shape(layer), method.r
-        subtracts = method.start_seed is not None
+        zero = method.start_seed is None
         self.delora_A = Parameter(kaiming_uniform(rng, r, n_in))
         self.delora_B = Parameter(
-            kaiming_uniform(rng, n_out, r) if subtracts else np.zeros((n_out, r))
+            np.zeros((n_out, r)) if zero else kaiming_uniform(rng, n_out, r)
         )
         self.delora_lambda = Parameter(np.full(1, method.delora_lambda))
+        self.start_A, self.start_B, self.start_lambda = (p.data.copy() for p in self.factors())
         self.dropout = Dropout(method.module_dropout)
         self.made_for = (weight(layer),)
         self.w = xp.linalg.norm(weight(layer).data, axis=0)
-        if subtracts:
-            self.start_a, self.start_b, self.start_lam = (p.data.copy() for p in self.factors())
 
     def factors(self):
         """A, B and λ."""
         return self.delora_A, self.delora_B, self.delora_lambda
 
     def start(self):
-        """What these were at the start, if it is subtracted, else ()."""
-        return (self.start_a, self.start_b, self.start_lam) if hasattr(self, "start_a") else ()
+        """What these were at the start."""
+        return self.start_A, self.start_B, self.start_lambda
 
     def __call__(self, f, x):
-        x_w = self.dropout(x) * self.w
-        low = along(x_w, *self.factors())
-        if start := self.start():
-            low = low - along(x_w, *start)
-        return f(x) + low
+        stretched = self.dropout(x) * self.w
+        now, before = (
+            linear(linear(stretched, a) * strengths(a, b, lam), b)
+            for a, b, lam in (self.factors(), self.start())
+        )
+        return f(x) + (now - before)
 
     def merged(self, layer):
-        change = product(*(p.data for p in self.factors()))
-        if start := self.start():
-            change = change - product(*start)
-        return {"weight": weight(layer).data + change * self.w}
+        now, before = (
+            (value(b) * value(strengths(a, b, lam))) @ value(a)
+            for a, b, lam in (self.factors(), self.start())
+        )
+        return {"weight": weight(layer).data + (now - before) * self.w}
 
     def hf_frozen(self):
         return {"delora_w_norm": self.w}
@@ -126,16 +128,6 @@ class DeLoRADelta(Delta):
 def strengths(a, b, lam):
     """(λ / r) Ξ, (r,)."""
     return lam / (lengths(a, 1) * lengths(b, 0) * float(len(a)))
-
-
-def along(x, a, b, lam):
-    """(λ / r) B Ξ A x, (…, in) -> (…, out)."""
-    return linear(linear(x, a) * strengths(a, b, lam), b)
-
-
-def product(a, b, lam):
-    """(λ / r) B Ξ A, an array (out, in)."""
-    return (b * value(strengths(a, b, lam))) @ a
 
 
 def lengths(x, axis):

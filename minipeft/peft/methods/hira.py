@@ -6,13 +6,13 @@
 parameters a target. Merges exactly: W ∘ (1 + B A). W is the weight as it is when HiRA is
 attached.
 
-Against LoRA: what is added is W ∘ (B A) in place of B A. Its rank can be as high as that of W
-times r, at no more parameters, while LoRA's is r. An element of W that is zero stays zero. The
-price is time: each step forms W ∘ (B A), a matrix (out, in). The paper finds it better than
-LoRA of the same r on tasks that need a change of high rank.
+Against LoRA: W ∘ (B A) is added in place of B A. Its rank can be r times that of W, so it can
+be full with r = 1, at no more parameters. An element of W that is zero stays zero. The price is
+time: each step forms W ∘ (B A), a matrix (out, in). The paper finds it better than LoRA of as
+many parameters on several tasks.
 
-Huang et al. 2025, section 3, at ICLR 2025 (openreview.net/forum?id=TwJrTz9cRS). As in HF PEFT
-there is no factor α / r, and A is drawn from U(±1/√in).
+Huang et al. 2025, at ICLR 2025 (openreview.net/forum?id=TwJrTz9cRS). As in HF PEFT there is no
+factor α / r, and A is drawn from U(±1/√in).
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class HiRA(Targeted):
     paper = "Huang et al. 2025"
     equation = "f(x) + (W ∘ (B A)) x"
     per_matrix = "r (in + out)"
-    learning_rate = 0.01
+    learning_rate = 0.1
     peft_type = "HIRA"
     hf_config = "HiraConfig"
     hf_prefix = "hira_"

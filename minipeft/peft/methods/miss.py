@@ -2,13 +2,14 @@
 
     f(x) + D Σᵢ xᵢ                  x = [x₁ … x_g], stretches of r inputs      D: (out, r) zero
 
-The change of the weight is [D D … D]: D side by side until it is `in` wide, its last copy cut
-off where r does not divide in. D = 0, so attaching changes nothing. Trains r out parameters a
-target. Merges exactly. The forward pass first sums the stretches of x, then multiplies by D.
+The change of the weight is [D D … D]: copies of D side by side, the last one cut off where r
+does not divide in. D = 0, so attaching changes nothing. Trains r out parameters a target.
+Merges exactly. The forward pass first sums the stretches of x, then multiplies by D.
 
-Against LoRA: its A is fixed to [I I … I], which needs no multiplication and no memory, and
-only B trains. The paper finds that it learns faster than LoRA of as many parameters, whose B
-has to wait for A, and that a step takes less time.
+Against LoRA: A is fixed to [I I … I], unit matrices side by side, and only B trains. To apply
+such an A is to sum, without a multiplication. The paper finds that the first gradients are
+larger than LoRA's, that training converges faster with as many parameters, and that a step
+takes less time.
 
 Kang & Yin 2024, section 4, arXiv:2409.15371, in its efficient form, equations 4 to 7. A file
 holds D transposed, as HF PEFT's does. HF has two variants more, `bat` and `mini`.
@@ -38,12 +39,13 @@ class MiSS(Targeted):
     paper = "Kang & Yin 2024, arXiv:2409.15371"
     equation = "f(x) + D Σᵢ xᵢ"
     per_matrix = "r out"
-    learning_rate = 0.01
+    learning_rate = 0.03
     peft_type = "MISS"
     hf_config = "MissConfig"
     hf_prefix = "miss_"
     hf_lacks = ("layers_to_transform", "fan_in_fan_out")
     hf_on_gpt2 = False
+    hf_splits = False
 
     def for_module(self, path, shape):
         if self.r > shape[1]:

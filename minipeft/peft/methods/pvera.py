@@ -2,17 +2,17 @@
 
     f(x) + b ∘ B z             z ~ N(μ, exp ℓ)    [μ; ℓ] = d ∘ A x    A: (2 r, in)  B: (out, r)
 
-In training z = μ + ε ∘ exp(ℓ / 2) with new ε from N(0, 1) for every token and pass; otherwise z
-is its mean μ. A and B are frozen and shared as VeRA's are, b: (out,) starts at zero and
-d: (2 r,) at 0.1, so attaching changes nothing. Trains 2 r + out parameters a target. The mean
-merges exactly: W + diag(b) B diag(d₁) A₁, of the first r rows of A and numbers of d.
+In training z = μ + ε ∘ exp(ℓ / 2), with new ε from N(0, 1) for every token and pass; otherwise
+z is its mean μ. A and B are frozen and shared as VeRA's are. b: (out,) starts at zero and d:
+(2 r,) at 0.1, so attaching changes nothing. Trains 2 r + out parameters a target. The mean
+merges exactly: W + diag(b) B diag(d₁) A₁, of the first r numbers of d and rows of A.
 
-Against VeRA: the noise has a size that is learnt and depends on the input, where dropout's is
-one number. The paper finds better accuracy with few examples, and answers whose certainty is
-nearer to how often they are right. Merged, it costs nothing.
+Against VeRA: it has noise in training, whose size is learnt and depends on the input; that of
+dropout is one chosen number. The paper finds better accuracy from a thousand examples, and
+certainties nearer to how often the answers are right. Merged, it costs nothing.
 
-Fillioux et al. 2025, section 3, arXiv:2512.07703. From one seed, A and B are those of HF PEFT.
-As there, no term in the loss pulls the distribution to N(0, 1).
+Fillioux et al. 2025, arXiv:2512.07703. From one seed, A and B are those of HF PEFT. As there,
+no term of the loss draws the distribution to N(0, 1).
 """
 
 from dataclasses import dataclass

@@ -2,18 +2,18 @@
 
     f(x) + (α / r) Σⱼ Bⱼ Λⱼ A Γⱼ x         A: (r, in), Bⱼ: (out, r) frozen     Λⱼ, Γⱼ diagonal
 
-The sum has n = ⌈in / r⌉ terms, Λⱼ: (r,) starts at zero and Γⱼ: (in,) at 1 / max(n, in), so
-attaching changes nothing. Where out < in, the transposed matrix is made in that way, so that
-Γ is always as long as the smaller side. All targets take their parts of one A and one B, as
-large as the largest needs. Trains n (r + min(in, out)) parameters a target. Merges exactly.
+The sum has n = ⌈in / r⌉ terms. Λⱼ: (r,) starts at zero and Γⱼ: (in,) at 1 / max(n, in), so
+attaching changes nothing. Where out < in, the transposed matrix is made in this way, so that
+A and Γⱼ are always as wide as the smaller side, d. All targets take their parts of one A and
+one B, as large as the largest needs. Trains n (r + d) parameters a target. Merges exactly.
 Only Λ, Γ and the seed `projection_prng_key` are saved: the same seed draws the same matrices.
 
-Against LoRA: B and A are random and only scales train, as in VeRA, but n such products add up
-to a change of full rank. A smaller r trains more. The paper finds it better than LoRA of as
-many parameters where more of them would help LoRA no further.
+Against LoRA: A and B are random and only scales train, as in VeRA, but n such products add up
+to a change of full rank. A smaller r means more terms, and trains more. The paper finds it
+better than LoRA of as many parameters where LoRA is held back by its rank.
 
 Albert et al. 2025, section 4, arXiv:2502.00987. As in HF PEFT, A and B are uniform, in
-bfloat16, and divided by their standard deviations; they are HF's, bit for bit.
+bfloat16, and divided by their standard deviations. From one seed they are HF's, bit for bit.
 """
 
 import math
@@ -44,7 +44,7 @@ class RandLoRA(Targeted):
     paper = "Albert et al. 2025, arXiv:2502.00987"
     equation = "f(x) + (α / r) Σⱼ Bⱼ Λⱼ A Γⱼ x"
     per_matrix = "n (r + d)"
-    learning_rate = 0.01
+    learning_rate = 0.003
     peft_type = "RANDLORA"
     hf_config = "RandLoraConfig"
     hf_prefix = "randlora_"

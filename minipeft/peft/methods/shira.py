@@ -7,13 +7,14 @@ places: r (in + out) parameters a target, as many as LoRA of rank r. Merges exac
 The places come from `random_seed`, which a file keeps.
 
 Against LoRA: the change is sparse and of high rank, where LoRA's is dense and of rank r.
-Merged, it touches few weights, often 1 or 2 in 100. The paper shows that adapters are thus
-swapped faster on a phone, and that several in use at once disturb each other less. Training
-forms S, a matrix (out, in), in each step.
+Merged, it touches few of the weights, in the paper 1 or 2 of 100. There this makes it faster to
+swap one adapter for another on a small device, and several at once disturb each other less.
+Training forms S, a matrix (out, in), in each step.
 
-Bhardwaj et al. 2024, section 3, arXiv:2406.13175, with its mask SHiRA-Rand; its others choose
-places by the weight or its gradient. From a seed, the places are those that HF PEFT draws. HF's
-own default is no seed: such a file is refused, as its places cannot be drawn again.
+Bhardwaj et al. 2024, section 3, arXiv:2406.13175, with its mask SHiRA-Rand; its other masks
+choose places by the weights or their gradients. From one seed, the places are those that HF
+PEFT draws. HF's default is to have no seed: such a file is refused, as its places cannot be
+drawn again.
 """
 
 import functools
@@ -43,12 +44,13 @@ class SHiRA(Targeted):
     paper = "Bhardwaj et al. 2024, arXiv:2406.13175"
     equation = "f(x) + S x"
     per_matrix = "r (in + out)"
-    learning_rate = 0.01
+    learning_rate = 0.03
     peft_type = "SHIRA"
     hf_config = "ShiraConfig"
     hf_prefix = "shira_"
     hf_lacks = ("layers_to_transform",)
     hf_on_gpt2 = False
+    hf_splits = False
 
     def for_module(self, path, shape):
         n_out, n_in = shape

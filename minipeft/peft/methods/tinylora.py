@@ -1,4 +1,4 @@
-"""TinyLoRA: turns the few largest singular directions of the weight by a vector of any size.
+"""TinyLoRA: a vector of any length steers the few largest singular directions of the weight.
 
     f(x) + U S (Σᵢ vᵢ Pᵢ) Vᵀ x      U S Vᵀ = the best rank-r part of W      Pᵢ: (r, r) frozen
 
@@ -8,12 +8,12 @@ a group of targets that share, down to a single one. Merges exactly: W + U S (Σ
 Only v and the seed `projection_seed` are saved: the rest is computed again from the base.
 
 Against LoRA: A and B are frozen to singular vectors of W, and of the r² numbers between them
-only u combinations train; no count depends on the width of the model. The paper trains Qwen2.5
-of 7 billion parameters to solve school mathematics by reinforcement learning with u = 13 and
-all targets tied, and finds that supervised training needs a hundred times more.
+only u combinations train, so that the count does not depend on the width. The paper trains
+Qwen2.5 of 7 billion parameters for school mathematics with 13 numbers, by reinforcement
+learning, and finds that supervised training needs a hundred times as many.
 
-Morris et al. 2026, arXiv:2602.04118. HF PEFT gives A and B a factor √S each in place of S and
-1, which `balanced` does; such an adapter goes to HF, with its frozen arrays. One comes from
+Morris et al. 2026, arXiv:2602.04118. HF PEFT gives A and B a factor √S each, in place of 1 and
+S, which `balanced` does. Such an adapter goes to HF, with its frozen arrays. One comes from
 there only if the signs of its singular vectors, which are a library's choice, are those here.
 """
 
@@ -46,7 +46,7 @@ class TinyLoRA(Targeted):
     family = "shared"
     paper = "Morris et al. 2026, arXiv:2602.04118"
     equation = "f(x) + U S (Σᵢ vᵢ Pᵢ) Vᵀ x"
-    learning_rate = 0.01
+    learning_rate = 0.1
     peft_type = "TINYLORA"
     shared = ("tinylora_v",)
     hf_config = "TinyLoraConfig"

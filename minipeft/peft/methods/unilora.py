@@ -2,19 +2,20 @@
 
     f(x) + B A x                    all A and B, end to end, are P θ      θ: (d,)
 
-P is frozen: each of its D rows takes one entry of θ, divided by √(how many rows take it). All
-entries are taken as often as one another, or once more, in an order shuffled by `proj_seed`. θ
-is U(±0.02). Trains d parameters in all, whatever the model and the targets. Merges exactly:
+P is frozen. Each of its D rows takes one entry of θ, divided by √(how many rows take it). All
+entries are taken equally often, or once more, in an order shuffled by `proj_seed`. θ is
+U(±0.02). Trains d parameters in all, whatever the model and the targets. Merges exactly:
 W + B A, of rank ≤ r. Only θ and the seed are saved.
 
-Against LoRA: its D = Σ r (in + out) numbers are tied to d values, with d = D it is LoRA. The
-paper shows that VeRA, VB-LoRA and others are P θ too, with other P; this P keeps lengths,
-‖P θ‖ = ‖θ‖, and treats all layers alike. It needs the fewest parameters of these to be as good.
+Against LoRA: its D = Σ r (in + out) numbers are tied to d values; with d = D it is LoRA. The
+paper shows that VeRA, VB-LoRA and others are P θ too, with other P. This P keeps lengths,
+‖P θ‖ = ‖θ‖, and treats all layers alike. The paper needs fewer parameters than with the others
+to do as well.
 
-B A is small at the start, but not zero: attaching changes the logits a little. With θ = 0 both
-B and A would be zero, and nothing would learn.
+B A is small at the start, but not zero, so attaching changes the logits a little: with θ = 0
+both B and A would be zero, and nothing would learn.
 
-Li et al. 2025, section 3, arXiv:2506.00799. From one seed, P is that of HF PEFT.
+Li et al. 2025, arXiv:2506.00799. From one seed, P is that of HF PEFT.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class UniLoRA(Targeted):
     family = "shared"
     paper = "Li et al. 2025, arXiv:2506.00799"
     equation = "f(x) + B A x"
-    learning_rate = 0.01
+    learning_rate = 0.1
     peft_type = "UNILORA"
     shared = ("unilora_theta_d",)
     hf_config = "UniLoraConfig"

@@ -8,6 +8,9 @@ may be large, even larger than in and out. Only d, b and the seed `projection_pr
 saved: the same seed draws the same matrices. Merges exactly: W + diag(b) B diag(d) A, of rank
 ≤ r. The frozen products take as much time as those of a LoRA of that rank.
 
+Against LoRA: all targets share A and B, which do not train; only scales do. The paper trains a
+tenth of LoRA's parameters, and fewer, to about the same accuracy.
+
 Kopiczko et al. 2023, section 3, arXiv:2310.11454, with r from 256 to 1024. As in HF PEFT, A and
 B are Kaiming-uniform, U(±√(6 / in)) and U(±√(6 / r)) of the largest; from one seed they are
 those of HF, bit for bit.
