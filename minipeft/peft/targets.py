@@ -57,6 +57,13 @@ class Targeted(Method):
         """
         return self
 
+    def fitting(self, matrices):
+        """`targets` of {path: module or shape (out, in)}, each checked by `for_module`."""
+        targets = self.targets(matrices)
+        for path, m in targets.items():
+            self.for_module(path, m if isinstance(m, tuple) else shape(m))
+        return targets
+
     def formula(self, n_out, n_in):
         """(equation of the count on one matrix (out, in), {symbol: its value})."""
         if not self.per_matrix:

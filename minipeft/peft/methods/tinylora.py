@@ -25,7 +25,7 @@ from ...model.layers import Dropout, Parameter
 from ...options import option
 from ..base import Delta
 from ..formula import Term
-from ..targets import Targeted, check_rank, matrices, shape, weight
+from ..targets import Targeted, check_rank, matrices, weight
 from ..torch_random import TorchGenerator
 
 
@@ -35,7 +35,7 @@ class TinyLoRA(Targeted):
 
     r: int = option(2, at_least=1)
     u: int = option(64, at_least=1)
-    weight_tying: float = option(0.0, at_least=0)
+    weight_tying: float = option(0.0, at_least=0, at_most=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     tinylora_dropout: float = option(0.0, at_least=0, below=1)
     projection_seed: int = option(42, at_least=0)
@@ -54,11 +54,6 @@ class TinyLoRA(Targeted):
     hf_lacks = ("layers_to_transform", "balanced")
     hf_splits = False
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.weight_tying > 1:
-            raise ValueError(f"weight_tying lies in [0, 1], got {self.weight_tying}")
-
     def for_module(self, path, shape):
         check_rank(path, self.r, shape)
         return self
@@ -69,16 +64,13 @@ class TinyLoRA(Targeted):
         return [min(i // max(1, n // count), count - 1) for i in range(n)]
 
     def terms(self, config):
-        targets = self.targets(config.target_shapes)
-        for path, size in targets.items():
-            self.for_module(path, size)
-        return [Term({"group": len({*self.groups(len(targets))})}, "u", {"u": self.u})]
+        groups = self.groups(len(self.fitting(config.target_shapes)))
+        return [Term({"group": len({*groups})}, "u", {"u": self.u})]
 
     def make_deltas(self, model, rng):
-        targets, deltas, vectors = self.targets(matrices(model)), {}, {}
+        targets, deltas, vectors = self.fitting(matrices(model)), {}, {}
         groups = self.groups(len(targets))
         for i, (path, layer) in enumerate(targets.items()):
-            self.for_module(path, shape(layer))
             v = vectors.setdefault(groups[i], Parameter(np.zeros(self.u)))
             own = TorchGenerator(self.projection_seed + i)
             p = array(own.normal(self.r**-0.5, self.u, self.r, self.r))

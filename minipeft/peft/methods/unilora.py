@@ -58,14 +58,13 @@ class UniLoRA(Targeted):
         return self
 
     def terms(self, config):
-        for path, size in self.targets(config.target_shapes).items():
-            self.for_module(path, size)
+        self.fitting(config.target_shapes)  # raises for what `attach` would
         return [Term({}, "d", {"d": self.theta_d_length})]
 
     def make_deltas(self, model, rng):
-        bound, targets = self.init_theta_d_bound, self.targets(matrices(model))
-        theta = Parameter(rng.uniform(-bound, bound, self.theta_d_length))
-        sizes = [self.for_module(path, shape(m)) and shape(m) for path, m in targets.items()]
+        bound, targets = self.init_theta_d_bound, self.fitting(matrices(model))
+        theta = Parameter(rng.uniform(-bound, bound, (self.theta_d_length,)))
+        sizes = [shape(layer) for layer in targets.values()]
         ends = np.cumsum([self.r * sum(size) for size in sizes])
         taken = entries(ends[-1], self.theta_d_length, self.proj_seed)
         often = np.bincount(taken, minlength=self.theta_d_length).astype("float32")

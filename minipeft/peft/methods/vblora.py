@@ -85,9 +85,7 @@ class VBLoRA(Targeted):
     def make_deltas(self, model, rng):
         bound, size = self.init_vector_bank_bound, (self.num_vectors, self.vector_length)
         bank = Parameter(rng.uniform(-bound, bound, size))
-        targets = self.targets(matrices(model))
-        for path, layer in targets.items():
-            self.for_module(path, shape(layer))
+        targets = self.fitting(matrices(model))
         return {path: VBLoRADelta(layer, self, bank, rng) for path, layer in targets.items()}
 
 
