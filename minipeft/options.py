@@ -124,7 +124,7 @@ def expected(field):
     if below is not None:
         words += f" in [{least}, {below})"
     elif most is not None:
-        words += f" in ({above}, {most}]"
+        words += f" in [{least}, {most}]" if above is None else f" in ({above}, {most}]"
     elif least is not None or above is not None:
         words += f" > {above}" if least is None else f" ≥ {least}"
     return f"{words} or None" if optional else words

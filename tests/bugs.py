@@ -109,7 +109,7 @@ MODEL = (
         "g[0, :self.shared]", 14, LORA, module="model.shared_start"),
     Bug("shared start: the rows behind read it too", "dx[1:, :self.shared] = 0.0", "pass",
         14, LORA, module="model.shared_start"),
-    Bug("shared start: beside active dropout", "is_dropping(model)", "False",
+    Bug("shared start: beside active dropout", "is_random(model)", "False",
         14, mp.LoRA(r=2, lora_dropout=0.5), module="train.batch_gradient"),
     Bug("cache: new keys over the last of the old",
         "buffer[:, :, S:end] = new.data", "buffer[:, :, S - 1 : end - 1] = new.data",

@@ -22,7 +22,7 @@ from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
-from ..peft.targets import Targeted, first_match, matches
+from ..peft.targets import Targeted, first_match, matches, targeted
 from .arrays import SEAL, read_arrays, sealed_config, write_arrays
 from .checkpoint import OURS, hf_name, method_from_config
 from .families import FAMILIES, family_of
@@ -105,12 +105,18 @@ def import_adapter(model, folder, name=None):
 def check_repeated(path, loaded, arrays):
     """Raises ValueError if a file does not have the arrays that are here: frozen, or shared."""
     for key, array in arrays.items():
-        here = to_numpy(array)
-        if not np.array_equal(loaded[key].astype(here.dtype), here):
+        if not alike(loaded[key], to_numpy(array)):
             raise ValueError(
                 f"{path}: {key} is frozen, and not equal to that of this model; "
                 "load it on its own base"
             )
+
+
+def alike(found, ours):
+    """Returns whether two frozen arrays are equal, but for rounding where both are floats."""
+    if found.dtype.kind != "f" or not found.size:
+        return np.array_equal(found, ours)
+    return bool(abs(found - ours).max() <= 1e-5 * abs(ours).max())
 
 
 class HFModules:
@@ -133,6 +139,20 @@ class HFModules:
         """Returns the paths here of all modules that are one there, with a module's own."""
         found = self.here.get(self.there[path], [path])
         return found if path in found else [path]
+
+    def targets(self, names):
+        """Returns the paths here of matrices whose path there is, or ends in, one of the names.
+
+        Raises ValueError for names that are a regular expression.
+        """
+        if isinstance(names, str) and names != "all-linear":
+            raise ValueError(
+                f"target_modules is the pattern {names!r}; expected a list of names"
+            )
+        if names == "all-linear":
+            return [*targeted(self.config.target_shapes, names)]
+        paths = self.config.target_shapes
+        return [p for p in paths if any(matches([self.there[p]], name) for name in names)]
 
     def named(self, names):
         """Returns the paths here of the modules that hold parameters and have a name there."""
@@ -159,6 +179,11 @@ class HFModules:
     def name(self, adapter, key):
         """Returns the name in HF PEFT's file of an array that an adapter saves."""
         module, _, name = key.rpartition(".")
+        stem, _, number = name.rpartition("_")
+        if name in adapter.method.shared:  # which HF PEFT holds once, beside the model
+            return f"base_model.{name}"
+        if stem in adapter.method.shared:  # one of several
+            return f"base_model.{stem}.{number}"
         if key in adapter.copies:
             check_copy(self.family, key)
             name = adapter.method.hf_copy(name, module in adapter.deltas)
@@ -168,10 +193,14 @@ class HFModules:
 def hf_arrays(model, adapter, modules, tables=(), common=False):
     """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
-    The token tables are among them if their names are among `tables`. common: of a matrix that
-    is one there, the parts have a change in common, as what comes from there has.
+    The token tables, and the copies of a frozen array that each module has there, are among
+    them if their names are among `tables`. common: of a matrix that is one there, the parts
+    have a change in common, as what comes from there has.
     """
     method, of_modules = adapter.method, {}
+    for path in adapter.deltas:
+        if len(modules.parts(path)) > 1:
+            check_splits(method, modules.there[path])
     for key, array in adapter.saved().items():
         module, _, name = key.rpartition(".")
         of_modules.setdefault(module, {})[name] = array * method.hf_factor(name)
@@ -185,7 +214,13 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
             how = method, modules.there[module], changed, modules.sizes(paths)
             named = whole(*how, modules, common)
         arrays |= {modules.name(adapter, f"{module}.{n}"): array for n, array in named.items()}
-    arrays |= method.hf_frozen(adapter)
+    for path, delta in adapter.deltas.items():
+        for name, array in delta.hf_frozen().items():
+            arrays[modules.name(adapter, f"{path}.{name}")] = array
+    for name, array in method.hf_frozen(adapter).items():
+        last = name.split(".")[-1]
+        copies = [modules.name(adapter, f"{path}.{last}") for path in adapter.deltas]
+        arrays |= {n: array for n in (name, *copies) if n == name or n in tables}
     base = dict(base_parameters(model))
     for path in ("wte", "lm_head"):
         name = f"base_model.model.{modules.there[path]}.base_layer.weight"
@@ -209,7 +244,6 @@ def whole(method, there, changed, sizes, modules, common):
     family, heads = modules.family, modules.config.heads
     if not common:
         return fused(method, there, changed, sizes, family, heads)
-    check_splits(method, there)
     return common_form(changed, family, heads)
 
 
@@ -312,6 +346,9 @@ def method_from_hf(values, entries, modules):
         )
     options = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_unused(v)}
     targets = targets_in(entries, modules)
+    if not targets and issubclass(EXCHANGED[peft_type], Targeted):  # it has shared arrays only
+        targets = modules.targets(values.get("target_modules") or ())
+        options["layers_to_transform"] = values.get("layers_to_transform")
     if targets:
         options["target_modules"] = tuple(targets)
     options = EXCHANGED[peft_type].from_hf(options, targets)

@@ -116,8 +116,8 @@ def explain(model, method):
     with disabled(model), dtype(precision(model)):
         matching, unmatched = drop_unmatched_names(model, method)
         try:
-            rows_of = matrix_rows if isinstance(matching, Targeted) else attached_rows
-            rows = rows_of(model, matching)
+            alone = isinstance(matching, Targeted) and not matching.shared
+            rows = (matrix_rows if alone else attached_rows)(model, matching)
             if not attached_rows(model, method):
                 refused = f"{method} finds nothing to train in this model"
         except ValueError as error:

@@ -26,6 +26,7 @@ from ..peft.methods import (
     Full,
     LastK,
     LoRA,
+    MiSS,
     NormTuning,
     Pfeiffer,
     Prompt,
@@ -162,6 +163,14 @@ PUBLISHED = {  # {source: claims}
             (DoRA, {4: "0.11", 8: "0.22", 16: "0.43", 32: "0.84", 64: "1.65"}),
         )
         for r, printed in printed_for.items()
+    ],
+    "MiSS, tables 5 and 7, arXiv:2409.15371": [
+        Claim("llama-2-7b", LoRA(36, target_modules="all-linear"), "89.9 M"),
+        Claim("llama-2-7b", DoRA(36, target_modules="all-linear"), "91.3 M"),
+        Claim("llama-2-7b", MiSS(16, "all-linear"), "21.7 M"),
+        Claim("llama-2-7b", MiSS(32, "all-linear"), "43.5 M"),
+        Claim("llama-2-7b", MiSS(64, "all-linear"), "87.0 M"),
+        Claim("llama-2-7b", MiSS(128, "all-linear"), "174.0 M"),
     ],
     "LLM-Adapters, arXiv:2304.01933": [
         Claim(

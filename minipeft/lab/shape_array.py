@@ -57,7 +57,9 @@ class ShapeArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __getitem__(self, index):
         parts = index if isinstance(index, tuple) else (index,)
-        parts = tuple(np.zeros(p.shape, int) if type(p) is ShapeArray else p for p in parts)
+        parts = tuple(  # which elements an array without values takes does not matter
+            np.broadcast_to(0, p.shape) if isinstance(p, ShapeArray) else p for p in parts
+        )
         listed = [isinstance(part, (list, np.ndarray)) for part in parts]
         if not any(listed):
             whole = parts if any(part is Ellipsis for part in parts) else (*parts, Ellipsis)
@@ -249,6 +251,7 @@ FUNCTIONS = {
     np.ones_like: new_like,
     np.pad: lambda a, width: ShapeArray([n + sum(width) for n in a.shape], a.dtype),
     np.real: lambda a: result(a.shape, np.real, a),
+    np.sort: lambda a, axis: a.copy(),
     np.searchsorted: lambda a, x: ShapeArray(x.shape, np.intp),
     np.take_along_axis: lambda a, i, axis: ShapeArray(i.shape, a.dtype),
     np.tril: lambda a, k: a.copy(),

@@ -263,10 +263,20 @@ class Dropout(Module):
         return x if rng is None or self.p == 0 else F.dropout(x, self.p, rng)
 
 
-def is_dropping(model):
-    """Returns whether some Dropout of the model is active now."""
-    dropouts = (m for _, m in model.named_modules() if isinstance(m, Dropout))
-    return _rng.get() is not None and any(dropout.p for dropout in dropouts)
+class Noise(Module):
+    """Values from N(0, 1) in the shape of x, an array, if in training; elsewhere None."""
+
+    def forward(self, x):
+        rng = _rng.get()
+        return None if rng is None else F.noise(x, rng)
+
+
+def is_random(model):
+    """Returns whether the model draws random values now, for dropout or noise."""
+    return _rng.get() is not None and any(
+        isinstance(module, Noise) or (isinstance(module, Dropout) and module.p > 0)
+        for _, module in model.named_modules()
+    )
 
 
 def kaiming_uniform(rng, n_out, n_in):

@@ -50,6 +50,10 @@ class Delta(Module):
         """The running averages that a resumed run needs, {name: array}."""
         return {}
 
+    def hf_frozen(self):
+        """Its frozen arrays that a file of HF PEFT repeats, {name: array}."""
+        return {}
+
 
 class Method(Options):
     """A way of fine-tuning: a dataclass of hyper-parameters.
@@ -59,11 +63,12 @@ class Method(Options):
     """
 
     name = ""  # on the command line and in every table: "lora"
-    family = ""  # its kind: full, selective, lora, adapter, prompt, orthogonal, spectral, …
+    family = ""  # of which kind it is, one of methods.FAMILIES
     paper = ""  # author, year and arXiv id
     equation = ""  # what f(x) becomes
     place = ""  # where it sits
     mergeable = False  # whether some choice of the base's weights computes the same
+    shared = ()  # names of arrays that several of its changes share
     learning_rate = 3e-3  # of AdamW, where no better one was measured
     peft_type = ""  # its name in an adapter's file
 
@@ -160,7 +165,7 @@ class Method(Options):
         return name
 
     def hf_frozen(self, adapter):
-        """Arrays that a file of HF PEFT repeats, frozen or shared, {name there: array}."""
+        """Arrays, frozen or shared, that a file of HF PEFT holds once, {name there: array}."""
         return {}
 
 

@@ -57,6 +57,13 @@ class Targeted(Method):
         """
         return self
 
+    def fitting(self, matrices):
+        """`targets` of {path: module or shape (out, in)}, each checked by `for_module`."""
+        targets = self.targets(matrices)
+        for path, m in targets.items():
+            self.for_module(path, m if isinstance(m, tuple) else shape(m))
+        return targets
+
     def formula(self, n_out, n_in):
         """(equation of the count on one matrix (out, in), {symbol: its value})."""
         if not self.per_matrix:
@@ -219,12 +226,16 @@ def check_pattern(option, table, paths):
         raise ValueError(unknown(f"module in {option}", key, last_names(paths)))
 
 
-def patterned(method, path, alpha):
-    """The method with the r and α that its patterns give a module; `alpha` names its option."""
-    own = {"r": method.rank_pattern, alpha: method.alpha_pattern}
-    own = {option: table.get(first_match(table, path)) for option, table in own.items()}
+def patterned(method, path, alpha=None):
+    """The method with the r and α that its patterns give a module.
+
+    `alpha` names the option that is α, in a method that has one.
+    """
+    patterns = {"r": "rank_pattern"} | ({alpha: "alpha_pattern"} if alpha else {})
+    tables = {option: getattr(method, pattern) for option, pattern in patterns.items()}
+    own = {option: table.get(first_match(table, path)) for option, table in tables.items()}
     own = {option: value for option, value in own.items() if value is not None}
-    return replace(method, **own, rank_pattern={}, alpha_pattern={})
+    return replace(method, **own, **{pattern: {} for pattern in patterns.values()})
 
 
 def check_rank(path, r, shape):

@@ -12,7 +12,7 @@ from functools import partial
 from ..engine.backend import np, xp
 from ..engine.functional import IGNORE, cross_entropy
 from ..engine.tensor import Tensor, add_to_leaves, gradients, needs_gradient, record
-from ..model.layers import RowRNG, is_dropping
+from ..model.layers import RowRNG, is_random
 from ..model.validation import check_ids, check_labels
 from ..peft.base import check_rows, in_use
 
@@ -121,6 +121,6 @@ def shared_start(model, ids, labels):
     B, T = ids.shape
     differs = (ids != ids[:1]).any(axis=0) | (labels != IGNORE).any(axis=0)
     shared = int(differs.argmax()) if differs.any() else 0
-    if (B - 1) * shared < WORTH_SHARING * B * T or is_dropping(model):
+    if (B - 1) * shared < WORTH_SHARING * B * T or is_random(model):
         return 0
     return shared if all(rows is None for rows in in_use(model).values()) else 0

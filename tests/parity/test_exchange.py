@@ -19,6 +19,7 @@ EXCHANGED = [name for spec in SPECS.values() if spec.exchanged for name in spec.
 EXPORTED = [name for name in EXCHANGED if ROWS[name].files.exported]
 IMPORTED = [name for name in EXCHANGED if ROWS[name].files.imported]
 SIDES = "ours", "theirs"
+SEEDS = "projection_prng_key", "random_seed"
 each = pytest.mark.parametrize("seed", [None, 0])
 
 
@@ -89,11 +90,16 @@ def test_a_base_that_hf_peft_has_changed_is_refused(tmp_path):
         mp.import_adapter(model(pair.config), tmp_path)
 
 
-def test_veras_matrices_of_pytorchs_generator_are_refused(tmp_path):
-    pair = Pair(ROWS["vera"], "float64", None)
+@pytest.mark.parametrize("row", ["vera", "pvera", "randlora", "shira"])
+def test_random_arrays_of_another_seed_are_refused(row, tmp_path):
+    pair = Pair(ROWS[row], "float64", None)
     pair.theirs.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    values = json.loads(path.read_text())
+    values |= {option: 9 for option in values if option in SEEDS}
+    path.write_text(json.dumps(values))
     fresh = model(pair.config)
-    with pytest.raises(ValueError, match=r"vera_[AB] is frozen"):
+    with pytest.raises(ValueError, match=r"(A|B|indices) is frozen"):
         mp.import_adapter(fresh, tmp_path)
     assert not mp.adapters(fresh)
 

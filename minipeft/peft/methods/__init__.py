@@ -9,7 +9,7 @@ import re
 
 from ..base import Method
 
-FAMILIES = ("full", "selective", "lora", "adapter", "prompt")
+FAMILIES = "full selective lora shared spectral orthogonal adapter prompt mixture".split()
 
 
 def gather():
@@ -25,10 +25,10 @@ def gather():
 
 
 def published(method):
-    """What methods are sorted by: the family, then the paper's number at arXiv, year first."""
-    number = re.search(r"arXiv:(\d{4}\.\d+)", method.paper)
+    """What methods are sorted by: the family, then the paper's number at arXiv, or its year."""
+    number = re.search(r"arXiv:(\d{4}\.\d+)|\b20(\d\d)$", method.paper)
     family = (*FAMILIES, method.family).index(method.family)
-    return family, method.family, number[1] if number else "", method.name
+    return family, method.family, (number[1] or number[2]) if number else "", method.name
 
 
 CLASSES = gather()
