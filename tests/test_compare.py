@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import minipeft as mp
+from minipeft.engine.backend import np
 from minipeft.io.files import fcntl, locked
 from minipeft.lab import compare, comparison_plot, executor, experiment, plots
 from minipeft.lab.compare import choose_rates, rate, shipped_rates
@@ -377,17 +378,24 @@ def test_a_killed_process_is_one_sentence_and_loses_nothing(tmp_path):
     assert json.loads(partial.read_text())[executor.key(series[0])] == 0
 
 
-def test_choosing_a_rate(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("right", "tried"), [(0.01, [0.001, 0.3]), (1.0, [0.001, 3.0]), (1e-4, [3e-5, 0.3])]
+)
+def test_choosing_a_rate(right, tried, tmp_path, monkeypatch):
+    """The grid grows until its best rate has a worse one on both sides."""
+
     def pretend(work, experiments, executor, *_):
         executor.shutdown()
-        return [{"exact": float(e.lr == 0.01), "loss": e.lr} for e in experiments]
+        distance = [abs(np.log(e.lr / right)) for e in experiments]
+        return [{"exact": float(d < 1e-9), "loss": d} for d in distance]
 
     monkeypatch.setattr(compare, "run_all", pretend)
     found = choose_rates(["gerund"], ["lora"], 5, tmp_path)
-    assert found["rates"] == {"lora": {"gerund": 0.01}}
+    assert found["rates"] == {"lora": {"gerund": right}}
     written = json.loads((tmp_path / "learning_rates.json").read_text())
     assert written["trial"]["split"] == "valid" and written["trial"]["steps"] == 5
-    assert len(written["scores"]) == len(compare.GRID)
+    rates = [row[2] for row in written["scores"]]
+    assert [min(rates), max(rates)] == tried and {*compare.GRID} <= {*rates}
 
 
 def test_shipped_rates_are_the_best_of_their_scores():

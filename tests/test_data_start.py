@@ -8,6 +8,7 @@ from laws.failing import count_lines, interrupted
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.peft.methods.lora import leading
 from minipeft.peft.methods.lora_ga import weight_gradients
+from spec import proves
 from strategies import batch, model
 from test_train import SMALL, examples, weights
 
@@ -129,6 +130,7 @@ def corda(w, squares, kind="ipm"):
     return map(to_numpy, method.factors_for(xp.asarray(w), xp.asarray(squares), 2))
 
 
+@proves("corda", "pissa")
 @pytest.mark.parametrize("kind", ["ipm", "kpm"])
 def test_corda_of_inputs_that_are_alike_in_all_directions_is_pissa(kind):
     rng = np.random.default_rng(0)

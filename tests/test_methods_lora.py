@@ -20,6 +20,7 @@ from minipeft.peft.methods.lokr import factors
 from minipeft.peft.methods.lora import leading
 from minipeft.train.batch_gradient import batch_gradient
 from minipeft.train.fit import Run, Settings
+from spec import proves
 from strategies import batch, configs, model
 from test_methods_adapters import arrays, shake
 
@@ -105,6 +106,7 @@ def test_leading_is_the_best_of_its_rank():
         assert np.isclose(np.linalg.norm(matrix - b @ a), math.sqrt((s[r:] ** 2).sum()))
 
 
+@proves("lora", "rslora")
 @given(st.integers(1, 4), st.floats(0.1, 10))
 def test_rslora_is_lora_with_alpha_times_root_r(r, alpha):
     ids, _ = batch(CONFIG)
@@ -211,6 +213,7 @@ def test_pissa_needs_room_for_twice_its_rank():
 # --- DoRA
 
 
+@proves("dora", "lora")
 @given(st.integers(1, 4), st.integers(0, 99))
 def test_dora_with_the_norms_as_magnitudes_is_lora(r, seed):
     names, ids = ("q_proj", "v_proj", "down_proj"), batch(CONFIG, seed=seed)[0]

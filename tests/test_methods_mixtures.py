@@ -4,6 +4,7 @@ import pytest
 
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
+from spec import proves
 from strategies import batch, model
 from test_methods_adapters import shake
 
@@ -19,6 +20,7 @@ def logits(net, ids):
     return to_numpy(net(ids).data)
 
 
+@proves("poly", "lora")
 @both_shapes
 def test_poly_of_one_skill_is_lora(config):
     """With α = 1, as Poly's factor is 1 / r."""
@@ -92,6 +94,7 @@ def test_adapterfusion_of_attached_adapters_trains_its_attention_alone(config):
         assert all(any((a == b).all() for b in kept if a.shape == b.shape) for a in frozen)
 
 
+@proves("adapterfusion", "pfeiffer")
 @both_shapes
 def test_adapterfusion_of_one_adapter_is_that_adapter(config):
     """One adapter has the share 1, and V = I at first."""
@@ -134,6 +137,9 @@ def test_adapterfusion_refuses_what_it_cannot_fuse(method, message):
     assert [*mp.adapters(net)] == ["past", "copy", "lora"]
 
 
+@proves("unipelt", "prefix")
+@proves("unipelt", "lora")
+@proves("unipelt", "pfeiffer")
 def test_unipelt_with_open_gates_is_prefix_lora_and_adapter_together():
     """In a model without positions, which a prefix would shift; every gate is σ(50) = 1."""
     config = SHAPES[1].with_(nope=(0, 1))

@@ -8,6 +8,7 @@ from minipeft.engine.backend import BACKEND, np, to_numpy
 from minipeft.train.batch_gradient import batch_gradient
 from minipeft.train.fit import Run, Settings
 from minipeft.train.optimizers import make_optimizers
+from spec import proves
 from strategies import batch, model
 from test_train import SMALL, examples, weights
 
@@ -43,6 +44,7 @@ def test_galore_is_its_algorithm(lr=0.01, decay=0.3):
         close(to_numpy(p.data), w[path], 1e-9, path)
 
 
+@proves("galore", "full")
 def test_galore_above_every_rank_is_full_fine_tuning():
     found = []
     for method in (mp.GaLore(r=8), mp.Full()):
@@ -102,6 +104,7 @@ def test_a_corrected_step_of_lora_fa_is_the_nearest_to_that_of_full_fine_tuning(
         close(5.0 / 3 * to_numpy(delta.lora_B.grad) @ a, nearest, 1e-7, path)
 
 
+@proves("lora", "lora-fa")
 def test_lora_fa_uncorrected_is_a_lora_of_which_only_b_moves():
     found = []
     for method in (mp.LoRAFA(2, corrected=False), mp.LoRA(2)):

@@ -8,6 +8,7 @@ import minipeft as mp
 from minipeft.engine.backend import np, to_numpy
 from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import Delta
+from spec import proves
 from strategies import batch, configs, model
 from test_methods_adapters import shake
 
@@ -52,6 +53,7 @@ def test_p_tuning_v2_is_the_prefix():
     assert mp.PTuningV2 is mp.Prefix and not mp.PTuningV2().prefix_projection
 
 
+@proves("prompt", "p-tuning")
 @both_shapes
 def test_a_trained_p_tuning_is_saved_as_a_prompt(config, tmp_path):
     base, (ids, labels) = model(config), batch(config)
@@ -66,6 +68,7 @@ def test_a_trained_p_tuning_is_saved_as_a_prompt(config, tmp_path):
     assert np.abs(to_numpy(loaded.parameters()[0].grad)).max() > 0
 
 
+@proves("mpt", "prompt")
 @both_shapes
 def test_mpt_whose_matrices_are_one_is_a_prompt(config):
     """And a task that is chosen later computes its own prompt."""

@@ -11,6 +11,7 @@ from laws.case import Case, close, logits, shake
 from minipeft.engine import functional as F
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.peft.targets import weight
+from spec import proves
 from strategies import batch, model
 
 SIZES = dict(vocab=11, context=16, width=8, layers=2, heads=4, kv_heads=2, ffn=6, init_std=0.3)
@@ -56,6 +57,7 @@ def gradients(net):
 # --- MiSS, HiRA, SHiRA, DeLoRA
 
 
+@proves("lora", "miss")
 @both
 @pytest.mark.parametrize("r", [1, 3, 4])
 def test_miss_is_lora_whose_a_is_unit_matrices_side_by_side(config, r):
@@ -74,6 +76,7 @@ def test_hira_on_a_weight_of_ones_is_lora(config):
     same_logits(net, lora(factors, config, ones=True))
 
 
+@proves("hira", "ia3")
 def test_hira_of_rank_1_whose_a_is_ones_is_ia3_without_a_bias():
     net, deltas = attached(mp.HiRA(1, ("k_proj", "v_proj")))
     stretched, of_ia3 = attached(mp.IA3(("k_proj", "v_proj"), ()))
@@ -89,6 +92,7 @@ def test_hira_can_have_a_rank_of_that_of_w_times_its_own():
         assert np.linalg.matrix_rank(to_numpy(delta.change().data)) == 8
 
 
+@proves("shira", "full")
 @both
 def test_shira_with_all_places_is_full_fine_tuning_of_the_matrix(config):
     net, deltas = attached(mp.SHiRA(4, ("q_proj",)), config)  # 4 (8 + 8) = 8 · 8 places
@@ -106,6 +110,7 @@ def test_shira_with_all_places_is_full_fine_tuning_of_the_matrix(config):
         close(found.reshape(8, 8), theirs[f"{path}.weight"], 1e-12, "gradient")
 
 
+@proves("lora", "delora")
 def test_delora_of_rank_1_is_lora_whose_strength_is_a_number():
     net, deltas = attached(mp.DeLoRA(1, target_modules=NAMES, start_seed=None))
     factors = {}
@@ -141,6 +146,7 @@ def test_delora_adds_nothing_at_its_start_and_is_full_of_directions():
 # --- VB-LoRA, Uni-LoRA, RandLoRA, TinyLoRA, PVeRA
 
 
+@proves("lora", "vb-lora")
 @both
 def test_vblora_of_one_vector_a_piece_is_lora_of_tied_numbers(config):
     net, deltas = attached(mp.VBLoRA(2, 5, 2, 1, NAMES), config)
@@ -156,6 +162,7 @@ def test_vblora_of_one_vector_a_piece_is_lora_of_tied_numbers(config):
     same_logits(net, lora(factors, config))
 
 
+@proves("unilora", "lora")
 @both
 def test_unilora_of_as_many_entries_as_lora_has_numbers_is_lora(config):
     count = mp.LoRA(2, target_modules=NAMES).count(config)
@@ -187,6 +194,7 @@ def test_randlora_has_full_rank():
         assert np.linalg.matrix_rank(change) == min(change.shape)
 
 
+@proves("randlora", "vera")
 def test_randlora_of_one_term_is_vera_where_out_is_less_than_in():
     net, deltas = attached(mp.RandLoRA(9, 9.0, ("v_proj",)))
     vera, of_vera = attached(mp.VeRA(9, ("v_proj",)))
@@ -198,6 +206,7 @@ def test_randlora_of_one_term_is_vera_where_out_is_less_than_in():
     same_logits(net, vera)
 
 
+@proves("lora", "tinylora")
 def test_tinylora_of_all_r_squared_directions_is_any_matrix_between_the_singular_vectors():
     net, deltas = attached(mp.TinyLoRA(2, 4, target_modules=NAMES))
     factors = {}
@@ -216,6 +225,7 @@ def test_balanced_tinylora_has_as_large_factors_on_both_sides():
         close(left.T @ left, right @ right.T, 1e-10, "products")
 
 
+@proves("pvera", "vera")
 def test_pvera_at_evaluation_is_vera_of_its_mean():
     net, deltas = attached(mp.PVeRA(3, NAMES))
     vera, of_vera = attached(mp.VeRA(3, NAMES))

@@ -11,6 +11,7 @@ from methods import SPECS
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.engine.tensor import no_grad
 from minipeft.peft.base import base_parameters
+from spec import proves
 from strategies import batch, configs, model
 from test_methods_adapters import shake
 
@@ -233,6 +234,7 @@ def test_merged_tokens_leave_a_tied_head_tied():
         mp.merge(base, "default")
 
 
+@proves("lora", "trainable-tokens")
 def test_trainable_tokens_are_lora_with_a_frozen_one_hot_factor():
     """On the table: LoRA's A one-hot in the tokens, its B the change of their rows."""
     config = LLAMA.with_(tied=False)

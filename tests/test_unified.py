@@ -16,6 +16,7 @@ from minipeft.engine.functional import attention
 from minipeft.engine.tensor import value
 from minipeft.peft.base import Delta, Method
 from minipeft.peft.methods.lora import LoRADelta
+from spec import proves
 from strategies import batch, model
 from test_methods_adapters import shake
 from test_methods_prompts import SHAPES, both_shapes
@@ -93,6 +94,7 @@ class OnSubLayer(LoRADelta):
         return super().__call__(lambda x: f(x, *memory), x)
 
 
+@proves("parallel", "lora")
 @both_shapes
 def test_a_parallel_adapter_without_nonlinearity_is_lora(config):
     base, (ids, _) = model(config), batch(config)

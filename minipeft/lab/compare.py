@@ -39,7 +39,8 @@ from .tune import BITS
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
 FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
-GRID = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES_IN_ORDER = tuple(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 3))  # to 30
+GRID = RATES_IN_ORDER[6:12]  # 1e-3, 3e-3, … 0.3: what is tried at first
 TUNED, RATES = "tune.partial.json", "learning_rates.json"
 
 
@@ -108,21 +109,27 @@ def versions():
 
 
 def choose_rates(tasks, methods, steps, out, executor=None, **options):
-    """Tries the grid on validation words, writes learning_rates.json, returns its contents.
+    """Tries a grid on validation words, writes learning_rates.json, returns its contents.
 
-    The best exact match wins, then the lowest loss: {"rates": {method: {task: lr}}, …}. The
-    scores stay in tune.partial.json, so that an interrupted comparison need not try again.
+    The best exact match wins, then the lowest loss: {"rates": {method: {task: lr}}, …}. Where
+    the best rate is the lowest or the highest that was tried, the next one is tried as well.
+    executor: a function that returns a new Executor, for each round of trials. The scores stay
+    in tune.partial.json, so that an interrupted comparison need not try again.
     """
-    experiments = trials(tasks, methods, steps, **options)
     about, partial, chosen = provenance(), Path(out) / TUNED, Path(out) / RATES
     check_writable(chosen)
-    executor = executor or Processes(1)
+    grids, wider = {}, {pair: GRID for pair in itertools.product(tasks, methods)}
     with locked(partial):
-        scores = run_all(tune, experiments, executor, partial, about, "tune")
-    rows = [
-        [e.task, e.method, e.lr, score["exact"], score["loss"]]
-        for e, score in zip(experiments, scores, strict=True)
-    ]
+        while wider != grids:
+            grids = wider
+            experiments = trials(grids, steps, **options)
+            maker = executor or (lambda: Processes(1))
+            scores = run_all(tune, experiments, maker(), partial, about, "tune")
+            rows = [
+                [e.task, e.method, e.lr, score["exact"], score["loss"]]
+                for e, score in zip(experiments, scores, strict=True)
+            ]
+            wider = {pair: widened(grid, best(rows, *pair)) for pair, grid in grids.items()}
     rates = {method: {task: best(rows, task, method) for task in tasks} for method in methods}
     first = asdict(experiments[0])
     contents = about | {"grid": GRID, "trial": first, "scores": rows, "rates": rates}
@@ -130,12 +137,23 @@ def choose_rates(tasks, methods, steps, out, executor=None, **options):
     return contents
 
 
-def trials(tasks, methods, steps, **options):
-    """Returns the Experiments that choose the learning rates."""
+def trials(grids, steps, **options):
+    """Returns the Experiments that choose the rates, of {(task, method): rates to try}."""
     return [
         Experiment(task, method, steps, lr, split="valid", **options)
-        for task, method, lr in itertools.product(tasks, methods, GRID)
+        for (task, method), grid in grids.items()
+        for lr in grid
     ]
+
+
+def widened(grid, winner):
+    """Returns a grid with the next rate beyond that edge which has won, if there is one."""
+    low, high = (RATES_IN_ORDER.index(grid[end]) for end in (0, -1))
+    if winner == grid[0]:
+        low = max(0, low - 1)
+    if winner == grid[-1]:
+        high = min(len(RATES_IN_ORDER) - 1, high + 1)
+    return RATES_IN_ORDER[low : high + 1]
 
 
 def best(rows, task, method):
@@ -207,7 +225,7 @@ def main(options):
     words = {"words": 40} if options.fast else {}
     rates = shipped_rates()["rates"]
     if options.tune:
-        tuned = choose_rates(tasks, methods, budgets[0], options.out, executor(), **words)
+        tuned = choose_rates(tasks, methods, budgets[0], options.out, executor, **words)
         rates = tuned["rates"]
     experiments = [
         Experiment(task, method, steps, options.lr or rate(rates, method, task), seed, **words)
@@ -216,9 +234,11 @@ def main(options):
     name = "compare_full" if options.full else "compare"
     print(table(compare(experiments, options.out, executor(), name)))
     if options.tune:
-        tried = trials(tasks, methods, budgets[0], **words)
+        tried = {}
+        for task, method, lr, *_ in tuned["scores"]:
+            tried.setdefault((task, method), []).append(lr)
         with locked(partial := Path(options.out) / TUNED):
-            forget(partial, tried, tune, provenance())
+            forget(partial, trials(tried, budgets[0], **words), tune, provenance())
     names = [f"{name}.json", f"{name}.png", *([RATES] if options.tune else [])]
     print("wrote", " and ".join(str(Path(options.out, name)) for name in names))
 

@@ -65,6 +65,9 @@ class Method(Options):
     name = ""  # on the command line and in every table: "lora"
     family = ""  # of which kind it is, one of methods.FAMILIES
     paper = ""  # author, year and arXiv id
+    idea = ""  # in a line: what it changes about LoRA, about adapters or about prompts
+    contains = ()  # methods that it is at some setting: "name: the setting"
+    within = ()  # methods that are it at some setting, likewise
     equation = ""  # what f(x) becomes
     place = ""  # where it sits
     mergeable = False  # whether some choice of the base's weights computes the same

@@ -20,6 +20,7 @@ from . import (
     attention,
     curves,
     data,
+    family_tree,
     forgetting,
     hero,
     memory,
@@ -33,6 +34,7 @@ from . import (
 FIGURES = {
     "hero": hero,
     "places": places,
+    "family_tree": family_tree,
     "ranks": ranks,
     "memory": memory,
     "spectrum": spectrum,

@@ -56,6 +56,8 @@ class AdaLoRA(Targeted):
     name = "adalora"
     family = "lora"
     paper = "Zhang et al. 2023, arXiv:2303.10512"
+    idea = "the ranks are shared out between the targets during training"
+    within = ("lora: B = P Λ",)
     equation = "f(x) + (α / r) P Λ Q x"
     per_matrix = "r (in + out) + r"
     learning_rate = 0.1

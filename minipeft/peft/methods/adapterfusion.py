@@ -47,6 +47,8 @@ class AdapterFusion(Bottleneck):
     name = "adapterfusion"
     family = "mixture"
     paper = "Pfeiffer et al. 2020, arXiv:2005.00247"
+    idea = "several adapters, and an attention that mixes what they say"
+    contains = ("pfeiffer: one adapter",)
     equation = "h + V Σ p_i A_i(h)"
     place = "after the MLP"
     learning_rate = 0.01

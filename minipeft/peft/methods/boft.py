@@ -44,6 +44,8 @@ class BOFT(Targeted):
     name = "boft"
     family = "orthogonal"
     paper = "Liu et al. 2023, arXiv:2311.06243"
+    idea = "OFT as a product of sparse rotations, which mix all inputs for few parameters"
+    contains = ("oft: one factor, s = 1",)
     equation = "s ∘ W Bᵀ x + b"
     learning_rate = 0.1
     peft_type = "BOFT"

@@ -41,6 +41,8 @@ class CorDA(PiSSA):
     init_batches: int = option(8, at_least=1)
 
     name = "corda"
+    idea = "starts from what W does with the inputs of the data"
+    contains = ("pissa: C a multiple of I",)
     paper = "Yang et al. 2024, arXiv:2406.05223"
     learning_rate = 0.01
 

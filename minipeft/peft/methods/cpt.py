@@ -50,6 +50,8 @@ class CPT(Method):
     name = "cpt"
     family = "prompt"
     paper = "Blau et al. 2024, arXiv:2410.17222"
+    idea = "a prompt made of solved examples, which may move only a little"
+    within = ("prompt: P near examples",)
     equation = "[E[c] + m ∘ δ ; f(ids)]"
     place = "in front of the embeddings"
     learning_rate = 0.01

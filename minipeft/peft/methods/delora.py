@@ -45,6 +45,8 @@ class DeLoRA(Targeted):
     name = "delora"
     family = "lora"
     paper = "Bini et al. 2025, arXiv:2503.18225"
+    idea = "the directions have length 1, and their strength is a number that trains"
+    within = ("lora: r = 1",)
     equation = "f(x) + (λ / r) B Ξ A (w ∘ x)"
     per_matrix = "r (in + out) + 1"
     learning_rate = 0.1

@@ -38,6 +38,7 @@ class EVA(LoRA):
     centered: bool = False
 
     name = "eva"
+    idea = "A starts from the main directions of what its layer reads"
     paper = "Paischer et al. 2024, arXiv:2410.07170"
     learning_rate = 0.03
     embeds = False  # the inputs of the token table are tokens, not vectors

@@ -19,6 +19,7 @@ class Full(Method):
 
     name = "full"
     family = "full"
+    idea = "nothing is frozen: the yardstick"
     equation = "W ← W + ΔW"
     place = "every parameter"
     mergeable = True

@@ -23,6 +23,8 @@ class Head(Selective):
 
     name = "head"
     paper = "Alain & Bengio 2016, arXiv:1610.01644"
+    idea = "the output matrix alone trains"
+    within = ("full: all else frozen",)
     equation = "W ← W + ΔW, head"
     place = "head"
     learning_rate = 0.1

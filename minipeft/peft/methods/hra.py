@@ -45,6 +45,8 @@ class HRA(Targeted):
     name = "hra"
     family = "orthogonal"
     paper = "Yuan et al. 2024, arXiv:2405.17484"
+    idea = "a rotation of low rank: LoRA's speed and OFT's angles, from half the parameters"
+    within = ("lora: B made of W and A", "oft: one block")
     equation = "f(H x)"
     per_matrix = "r in"
     learning_rate = 0.1

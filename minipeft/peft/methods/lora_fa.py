@@ -34,6 +34,8 @@ class LoRAFA(LoRA):
     corrected: bool = True
 
     name = "lora-fa"
+    idea = "A is frozen, so its input need not be kept for backward"
+    within = ("lora: A frozen",)
     paper = "Zhang et al. 2023, arXiv:2308.03303"
     per_matrix = "r out"
     learning_rate = 0.1

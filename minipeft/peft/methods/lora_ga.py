@@ -45,6 +45,7 @@ class LoRAGA(PiSSA):
     init_batches: int = option(8, at_least=1)
 
     name = "lora-ga"
+    idea = "starts so that its first step is nearly that of full fine-tuning"
     paper = "Wang et al. 2024, arXiv:2407.05000"
     learning_rate = 0.03
 

@@ -23,6 +23,8 @@ class LoRAPlus(LoRA):
     loraplus_lr_ratio: float = option(16.0, above=0)
 
     name = "lora+"
+    idea = "B learns faster than A"
+    contains = ("lora: ratio 1",)
     paper = "Hayou et al. 2024, arXiv:2402.12354"
     learning_rate = 0.003
     hf_flag = "use_loraplus"

@@ -35,6 +35,8 @@ class MPT(Prompt):
 
     name = "mpt"
     paper = "Wang et al. 2023, arXiv:2303.02861"
+    idea = "a prompt shared by all tasks, times a low-rank matrix for each"
+    contains = ("prompt: U V all ones",)
     equation = "[P ∘ (U_k V_k) ; f(ids)]"
     learning_rate = 0.1
     peft_type = "MULTITASK_PROMPT_TUNING"

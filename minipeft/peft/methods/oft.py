@@ -41,6 +41,7 @@ class OFT(Targeted):
     name = "oft"
     family = "orthogonal"
     paper = "Qiu et al. 2023, arXiv:2306.07280"
+    idea = "rotates the inputs: rows of W keep their lengths and the angles between them"
     equation = "f(Rᵀ x)"
     learning_rate = 1e-2
     peft_type = "OFT"

@@ -29,6 +29,7 @@ class OLoRA(PiSSA):
     """LoRA that starts from the QR decomposition of the weight."""
 
     name = "olora"
+    idea = "starts from an orthonormal basis of the first columns of W"
     paper = "Büyükakyüz 2024, arXiv:2406.01775"
     learning_rate = 0.01
 

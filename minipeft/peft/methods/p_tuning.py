@@ -35,6 +35,8 @@ class PTuning(Method):
     name = "p-tuning"
     family = "prompt"
     paper = "Liu et al. 2021, arXiv:2103.10385"
+    idea = "a small network makes the prompt"
+    within = ("prompt: P made by a network",)
     equation = "[P ; f(ids)]"
     place = "in front of the embeddings"
     learning_rate = 0.03

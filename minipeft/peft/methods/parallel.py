@@ -33,6 +33,8 @@ class Parallel(Method):
     name = "parallel"
     family = "adapter"
     paper = "He et al. 2021, arXiv:2110.04366"
+    idea = "an adapter beside the layer, not behind it"
+    contains = ("lora: without φ",)
     equation = "f(x) + s · (U φ(D x + b₁) + b₂)"
     place = "beside the MLP, attention or both"
     learning_rate = 0.01

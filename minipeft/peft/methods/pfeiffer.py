@@ -21,6 +21,8 @@ class Pfeiffer(Bottleneck):
     style: str = option("pfeiffer", one_of=PLACES)
 
     name = "pfeiffer"
+    idea = "an adapter after the MLP only: half the parameters"
+    within = ("adapter: none after attention",)
     paper = "Pfeiffer et al. 2020, arXiv:2005.00247"
     place = "after the MLP"
     learning_rate = 0.01

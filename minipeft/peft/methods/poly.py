@@ -48,6 +48,8 @@ class Poly(Targeted):
     name = "poly"
     family = "mixture"
     paper = "Ponti et al. 2022, arXiv:2202.13914"
+    idea = "every task takes its weighted mean of a few LoRAs"
+    contains = ("lora: one skill",)
     equation = "f(x) + (1 / r) (Σ w_s B_s) (Σ w_s A_s) x"
     learning_rate = 0.03
     peft_type = "POLY"

@@ -30,6 +30,7 @@ class Prompt(Method):
     name = "prompt"
     family = "prompt"
     paper = "Lester et al. 2021, arXiv:2104.08691"
+    idea = "vectors in front of the embeddings"
     equation = "[P ; f(ids)]"
     place = "in front of the embeddings"
     learning_rate = 0.1

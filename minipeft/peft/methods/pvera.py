@@ -41,6 +41,8 @@ class PVeRA(Targeted):
     name = "pvera"
     family = "shared"
     paper = "Fillioux et al. 2025, arXiv:2512.07703"
+    idea = "VeRA with noise in training, whose size is learnt"
+    contains = ("vera: no noise",)
     equation = "f(x) + b ∘ B z"
     per_matrix = "2 r + out"
     learning_rate = 0.1

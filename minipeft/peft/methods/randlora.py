@@ -42,6 +42,8 @@ class RandLoRA(Targeted):
     name = "randlora"
     family = "shared"
     paper = "Albert et al. 2025, arXiv:2502.00987"
+    idea = "a sum of frozen random products, each scaled: full rank"
+    contains = ("vera: one term",)
     equation = "f(x) + (α / r) Σⱼ Bⱼ Λⱼ A Γⱼ x"
     per_matrix = "n (r + d)"
     learning_rate = 0.003

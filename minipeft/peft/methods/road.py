@@ -43,6 +43,8 @@ class RoAd(Targeted):
     name = "road"
     family = "orthogonal"
     paper = "Liao et al. 2024, arXiv:2409.00119"
+    idea = "(IA)³ that also turns pairs of outputs"
+    contains = ("ia3: angles 0",)
     equation = "R f(x)"
     learning_rate = 0.1
     peft_type = "ROAD"

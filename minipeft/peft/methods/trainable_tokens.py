@@ -40,6 +40,8 @@ class TrainableTokens(Method):
     name = "trainable-tokens"
     family = "selective"
     paper = "Hugging Face 2025, PEFT 0.15"
+    idea = "LoRA on the token table with a frozen one-hot factor: a few rows train"
+    within = ("lora: of the token table, A one-hot",)
     equation = "W[t] ← W[t] + ΔW[t], t in token_indices"
     place = "rows of the token table"
     mergeable = True

@@ -44,6 +44,8 @@ class UniLoRA(Targeted):
     name = "unilora"
     family = "shared"
     paper = "Li et al. 2025, arXiv:2506.00799"
+    idea = "every number of every A and B is an entry of one short vector"
+    contains = ("lora: d as large as D",)
     equation = "f(x) + B A x"
     learning_rate = 0.1
     peft_type = "UNILORA"

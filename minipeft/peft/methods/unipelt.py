@@ -48,6 +48,8 @@ class UniPELT(Method):
     name = "unipelt"
     family = "mixture"
     paper = "Mao et al. 2021, arXiv:2110.07577"
+    idea = "a prefix, an adapter and a LoRA in every layer, each behind a gate"
+    contains = ("lora: gates 1, 0, 0", "prefix: gates 1, 0, 0", "pfeiffer: gates 1, 0, 0")
     equation = "f(x) + g(x) · Δ(x)"
     place = "queries, values, attention and MLP"
     learning_rate = 0.01

@@ -48,6 +48,8 @@ class VBLoRA(Targeted):
     name = "vb-lora"
     family = "shared"
     paper = "Li et al. 2024, arXiv:2405.15179"
+    idea = "A and B are pieced together from one bank of vectors"
+    within = ("lora: A and B tied",)
     equation = "f(x) + B A x"
     per_matrix = "h r (in + out) / b"
     learning_rate = 0.03

@@ -41,6 +41,8 @@ class VeRA(Targeted):
     name = "vera"
     family = "shared"
     paper = "Kopiczko et al. 2023, arXiv:2310.11454"
+    idea = "A and B are random, frozen and shared; two vectors scale them"
+    within = ("lora: A and B frozen, scaled",)
     equation = "f(x) + b ∘ B (d ∘ A x)"
     per_matrix = "r + out"
     learning_rate = 0.1

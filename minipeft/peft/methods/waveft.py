@@ -41,6 +41,8 @@ class WaveFT(FourierFT):
 
     name = "waveft"
     paper = "Bilican et al. 2025, arXiv:2505.12532"
+    idea = "a few wavelets in place of B A, each of which acts on four neighbours"
+    contains = ("full: all places, of its matrices",)
     equation = "f(x) + s IDWT₂(C) x"
     learning_rate = 0.001
     peft_type = "WAVEFT"
