@@ -155,17 +155,24 @@ def methods():
         if method.family != family:
             family = method.family
             table += ["", f"### The {family.replace('lora', 'LoRA')} family", "",
-                      "| name | class | where | f(x) becomes | trains | merges | paper |",
-                      "|---|---|---|---|--:|---|---|"]  # fmt: skip
+                      "| name | what it changes | where | f(x) becomes | trains | merges "
+                      "| HF PEFT | paper |", "|---|---|---|---|--:|---|---|---|"]  # fmt: skip
         count = mp.attach(base, method(), name).count
         mp.detach(base, name)
         file = method.__module__.replace(".", "/") + ".py"
         equation = method.equation.replace("|", "\\|")  # a bare bar would end the cell
         table.append(
-            f"| `{name}` | [`{method.__name__}`](../{file}) | {method.place} | {equation} "
-            f"| {count:,} | {'yes' if method.mergeable else 'no'} | {paper_of(method)} |"
+            f"| [`{name}`](../{file}) | {method.idea} | {method.place} | {equation} | {count:,} "
+            f"| {'yes' if method.mergeable else 'no'} | {theirs_of(method)} | {paper_of(method)} |"
         )
     return "\n".join(table[1:])
+
+
+def theirs_of(method):
+    """What a method is in HF PEFT, or a dash."""
+    if not method.hf_config:
+        return "–"
+    return f"`{method.hf_config}`" + (f", `{method.hf_flag}`" if method.hf_flag else "")
 
 
 def paper_of(method):
