@@ -137,6 +137,7 @@ def cut(folder):
 
 
 def index(folder, files):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
 
 
@@ -182,7 +183,7 @@ BROKEN = {  # {what: (what is done to a folder, what the error says)}
         )),
         "tie_word_embeddings",
     ),
-    "an index of other names": (lambda f: index(f, {"x": "model.safetensors"}), "other arrays"),
+    "an index of other names": (lambda f: index(f, {"x": "a.safetensors"}), "other arrays"),
     "an index of a missing file": (
         lambda f: index(f, {FIRST: "b.safetensors"}), "b.safetensors",
     ),
@@ -214,17 +215,40 @@ def test_a_head_that_equals_the_table_is_read_as_tied(folder):
     assert (logits(mp.from_pretrained(folder)) == before).all()
 
 
-def test_shards_are_one_model(folder):
-    before = logits(mp.from_pretrained(folder))
+def in_shards(folder):
+    """Write the weights of a folder as two shards with an index."""
     with Safetensors(folder / "model.safetensors") as file:
         arrays = {name: file.read(name) for name in file.entries}
     names = sorted(arrays)
-    parts = {"1.safetensors": names[::2], "2.safetensors": names[1::2]}
+    parts = {f"model-0000{i}-of-00002.safetensors": names[i - 1 :: 2] for i in (1, 2)}
     for part, members in parts.items():
         write_arrays(folder / part, {name: arrays[name] for name in members})
     index(folder, {name: part for part, members in parts.items() for name in members})
-    (folder / "model.safetensors").unlink()
+    (folder / "a.safetensors").unlink()
+
+
+def test_shards_are_one_model(folder):
+    before = logits(mp.from_pretrained(folder))
+    in_shards(folder)
     assert (logits(mp.from_pretrained(folder)) == before).all()
+
+
+def test_what_is_saved_over_shards_is_what_is_read(folder):
+    """An index of old shards must not win over the file that was written since."""
+    in_shards(folder)
+    (folder / "adapter.safetensors").write_bytes(b"of somebody else")
+    path = folder / "model.safetensors.index.json"
+    old = json.loads(path.read_text())
+    new = random(LLAMA.with_(init_std=0.1))
+    mp.save_pretrained(new, folder)
+    names = {"config.json", "model.safetensors", "adapter.safetensors"}
+    assert {p.name for p in folder.iterdir()} == names
+    assert (logits(mp.from_pretrained(folder)) == logits(new)).all()
+    for stale in (json.dumps(old), '{"weight_map": {"a": "adapter.safetensors"}}', "no JSON"):
+        path.write_text(stale)
+        assert (logits(mp.from_pretrained(folder)) == logits(new)).all()
+        mp.save_pretrained(new, folder)
+        assert {p.name for p in folder.iterdir()} == names
 
 
 def test_adapters_in_use_are_not_left_out_in_silence(tmp_path):

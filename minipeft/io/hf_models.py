@@ -2,6 +2,8 @@
 
     folder/   config.json   model.safetensors, or shards and model.safetensors.index.json
 
+Where both are there, model.safetensors counts, as in transformers.
+
     model = mp.from_pretrained("SmolLM2-135M-Instruct/")
     mp.save_pretrained(model, "support/")                    transformers can load it
 
@@ -12,7 +14,7 @@ little more memory than the model.
 import hashlib
 import math
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from ..engine.backend import default_dtype, np, to_numpy, xp
 from ..peft.attach import check_unused
@@ -23,7 +25,7 @@ from .files import as_path, error_context, json_text, read_json, write_bytes
 from .safetensors import Safetensors, write_safetensors
 from .unfilled import unfilled_model
 
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # what a folder has beside the model, and `save_pretrained` copies
 TEXT_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
@@ -64,11 +66,9 @@ class Weights:
     """The arrays of a folder: of one file, or of the shards that an index names."""
 
     def __init__(self, folder, stack):
-        names = ["model.safetensors"]
-        if (folder / INDEX).exists():
-            shards = read_json(folder / INDEX).get("weight_map")
-            if not isinstance(shards, dict) or not all(map(is_file_name, shards.values())):
-                raise ValueError(f"{folder / INDEX} has no weight_map of file names")
+        names, shards = [WHOLE], None
+        if not (folder / WHOLE).exists() and (folder / INDEX).exists():
+            shards = shards_in(folder / INDEX)
             names = sorted(set(shards.values()))
         self.files, self.entries = {}, {}
         for name in names:
@@ -78,7 +78,7 @@ class Weights:
                 raise ValueError(f"{folder}: {min(twice)} is in two files")
             self.entries |= file.entries
             self.files |= dict.fromkeys(file.entries, file)
-        if (folder / INDEX).exists() and shards.keys() != self.entries.keys():
+        if shards is not None and shards.keys() != self.entries.keys():
             different = sorted(shards.keys() ^ self.entries.keys())
             raise ValueError(
                 f"{folder}: the index and the files name other arrays, such as {different[0]}"
@@ -95,6 +95,25 @@ class Weights:
         if a.dtype.kind == "f" and not np.isfinite(a).all():
             raise ValueError(f"{name} holds infinite numbers or NaN")
         return a if a.dtype == default_dtype() else a.astype(default_dtype())
+
+
+def shards_in(index):
+    """Returns {name of an array: name of its file} of an index; ValueError if it has none."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(map(is_file_name, shards.values())):
+        raise ValueError(f"{index} has no weight_map of file names; save the model again")
+    return shards
+
+
+def remove_shards(folder):
+    """Remove the index and the shards of a model in whose place another one was written."""
+    if not (folder / INDEX).is_file():
+        return
+    with suppress(ValueError):  # an index that nobody can read names no shards
+        for name in set(shards_in(folder / INDEX).values()):
+            if name.startswith("model-") and name.endswith(".safetensors"):
+                (folder / name).unlink(missing_ok=True)
+    (folder / INDEX).unlink()
 
 
 def is_file_name(name):
@@ -180,8 +199,9 @@ def save_pretrained(model, folder):
     """Write the model, without adapters, for `AutoModelForCausalLM.from_pretrained`.
 
     Returns the folder's Path. What config.json said of a model that was read stays there, and
-    the files of its tokenizer are copied. Raises ValueError while adapters are in use, which
-    would be missing, and if transformers has no model of this shape.
+    the files of its tokenizer are copied. Shards of a model that was there before are removed,
+    once the new file is whole. Raises ValueError while adapters are in use, which would be
+    missing, and if transformers has no model of this shape.
     """
     folder, source = as_path(folder), vars(model).get("pretrained", {})
     check_unused(model)
@@ -195,8 +215,9 @@ def save_pretrained(model, folder):
     }
     config = json_text(values)
     seal = {"format": "pt", SEAL: hashlib.sha256(config).hexdigest()}
-    write_safetensors(folder / "model.safetensors", arrays, seal)
+    write_safetensors(folder / WHOLE, arrays, seal)
     write_bytes(folder / "config.json", config)
+    remove_shards(folder)
     for file in TEXT_FILES if source.get("folder") else ():
         there = as_path(source["folder"]) / file
         if there.is_file() and there.resolve() != (folder / file).resolve():

@@ -274,3 +274,16 @@ def test_halves_and_shards_are_read(dtype, tmp_path):
     assert net.wte.weight.dtype == "float32"
     exact = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert difference(ours(net), theirs(exact.eval())) < 2e-6
+
+
+def test_both_read_what_is_saved_over_shards(tmp_path):
+    """Where there is one file and an index of shards too, transformers takes the one file."""
+    random_model("llama").save_pretrained(tmp_path, max_shard_size="20kB")
+    index = (tmp_path / "model.safetensors.index.json").read_bytes()
+    net = mp.from_pretrained(tmp_path)
+    shake(mp.attach(net, mp.LoRA(r=2)))
+    mp.merge(net)
+    mp.save_pretrained(net, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_bytes(index)  # as if it were left
+    assert difference(theirs(fresh(tmp_path)), ours(net)) < 2e-6
+    assert (ours(mp.from_pretrained(tmp_path)) == ours(net)).all()
