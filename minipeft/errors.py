@@ -6,6 +6,13 @@ import os
 import sys
 
 
+class Refusal(ValueError):
+    """What this package does not compute, or a file of another kind; the text says what to do.
+
+    Of any other error about a file, `error_context` says that the file should be saved again.
+    """
+
+
 def unknown(kind, given, options):
     """Returns a message of one line for a name that does not exist, with the nearest that do.
 

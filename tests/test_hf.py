@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import minipeft as mp
 from methods import SPECS
@@ -108,6 +108,37 @@ def test_a_model_that_hf_does_not_have_is_refused(tmp_path):
     mp.attach(net, mp.LoRA(r=2))
     with pytest.raises(ValueError, match=r"no model of this shape.*learned"):
         mp.export_adapter(net, "default", tmp_path)
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+def test_a_table_without_its_tied_head_does_not_go_there_or_come(shape, tmp_path):
+    """HF PEFT's head keeps the original table, ours would follow the copy."""
+    config = SHAPES[shape].with_(tied=True, kv_heads=SHAPES[shape].heads)
+    net = model(config, precision="float32")
+    mp.attach(net, mp.LoRA(r=2, modules_to_save=("wte",)), "table")
+    with pytest.raises(ValueError, match="tied to it: .* name both, or only the head"):
+        mp.export_adapter(net, "table", tmp_path / "table")
+    assert not (tmp_path / "table").exists()
+    mp.use(net, None)
+    mp.attach(net, mp.LoRA(r=2, modules_to_save=("wte", "lm_head")), "both")
+    folder = mp.export_adapter(net, "both", tmp_path / "both")
+    mp.import_adapter(model(config, precision="float32"), folder)
+    keep_only_the_table(folder)
+    fresh = model(config, precision="float32")
+    with pytest.raises(ValueError, match="name both, or only the head$"):
+        mp.import_adapter(fresh, folder)
+    assert not mp.adapters(fresh)
+
+
+def keep_only_the_table(folder):
+    """Take the head's copy out of a folder, as if HF PEFT had trained the table alone."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["modules_to_save"].remove("lm_head")
+    path.write_text(json.dumps(config))
+    arrays = load_file(folder / "adapter_model.safetensors")
+    kept = {name: a for name, a in arrays.items() if "lm_head" not in name}
+    save_file(kept, folder / "adapter_model.safetensors")
 
 
 def test_a_file_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):

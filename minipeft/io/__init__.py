@@ -8,6 +8,7 @@ arrays         arrays in files with a checksum, and what they must be
 identity       what a result depends on, compared before it is used
 checkpoint     save and load a base model or an adapter
 hf_adapters    import and export adapters in HF PEFT's format
+hf_modules     what HF calls our modules, and what HF PEFT does not do on its models
 hf_fused       those of matrices that HF holds as one and this package as several
 families       what the families of pretrained models call their sizes and parameters
 pretrained     from_pretrained: a model out of a folder or a GGUF file

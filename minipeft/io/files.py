@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from ..errors import Refusal
+
 try:
     import fcntl
 except ImportError:  # on Windows, where nothing is locked
@@ -203,9 +205,14 @@ def json_object(text, path):
 
 @contextlib.contextmanager
 def error_context(path):
-    """Inside the block, an error about a file's content becomes a ValueError that names it."""
+    """Inside the block, an error about a file's content becomes a ValueError that names it.
+
+    It says to save the file again, except for a Refusal, which says itself what to do.
+    """
     try:
         yield
+    except Refusal as error:
+        raise Refusal(f"{path}: {error}") from None
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         text = f"{path}: {error}; save it again, or give the folder of another"
         raise ValueError(text) from None

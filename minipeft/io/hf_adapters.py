@@ -17,17 +17,17 @@ import hashlib
 from dataclasses import asdict, replace
 
 from ..engine.backend import np, to_numpy, xp
-from ..errors import unknown
+from ..errors import Refusal, unknown
 from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
-from ..peft.targets import Targeted, first_match, matches, targeted
+from ..peft.targets import Targeted, first_match, matches
 from .arrays import SEAL, read_arrays, sealed_config, write_arrays
-from .checkpoint import OURS, hf_name, method_from_config
-from .families import FAMILIES, family_of
+from .checkpoint import OURS, method_from_config
 from .files import as_path, error_context, json_text, write_bytes
-from .hf_fused import check_splits, common_form, fused, part_of
+from .hf_fused import check_splits, common_form, fused
+from .hf_modules import HFModules, check_there, check_tied
 from .safetensors import Safetensors
 
 EXCHANGED = {method.peft_type: method for method in METHODS.values() if method.hf_config}
@@ -119,77 +119,6 @@ def alike(found, ours):
     return bool(abs(found - ours).max() <= 1e-5 * abs(ours).max())
 
 
-class HFModules:
-    """What HF's model calls the modules of a model; several here may be one there.
-
-    Raises ValueError if HF has no model of this shape.
-    """
-
-    def __init__(self, model):
-        self.config = model.config
-        told = vars(model).get("pretrained", {}).get("config", {})
-        self.family = FAMILIES[told.get("model_type") or family_of(model.config)]
-        self.there = {path: self.family.module(path) for path, _ in model.named_modules()}
-        self.there["lm_head"] = "lm_head"  # whatever a file of weights calls it
-        self.here = {}
-        for path in model.config.target_shapes:
-            self.here.setdefault(self.there[path], []).append(path)
-
-    def parts(self, path):
-        """Returns the paths here of all modules that are one there, with a module's own."""
-        found = self.here.get(self.there[path], [path])
-        return found if path in found else [path]
-
-    def targets(self, names):
-        """Returns the paths here of matrices whose path there is, or ends in, one of the names.
-
-        Raises ValueError for names that are a regular expression.
-        """
-        if isinstance(names, str) and names != "all-linear":
-            raise ValueError(
-                f"target_modules is the pattern {names!r}; expected a list of names"
-            )
-        if names == "all-linear":
-            return [*targeted(self.config.target_shapes, names)]
-        paths = self.config.target_shapes
-        return [p for p in paths if any(matches([self.there[p]], name) for name in names)]
-
-    def named(self, names):
-        """Returns the paths here of the modules that hold parameters and have a name there."""
-        owners = dict.fromkeys(p.rpartition(".")[0] for p in self.config.parameter_shapes)
-        owners |= {"lm_head": None}
-        found = [o for o in owners if any(matches([self.there[o]], name) for name in names)]
-        if not found:
-            raise ValueError(f"modules_to_save names {', '.join(names)}, which are not here")
-        return tuple(found)
-
-    def own_part(self, key, array):
-        """Returns the part of an array there that belongs to a parameter of an adapter here."""
-        module, _, name = key.rpartition(".")
-        paths = self.parts(module)
-        if len(paths) == 1:
-            return array
-        how = self.sizes(paths), self.family, self.config.heads
-        return part_of(array, name, paths.index(module), *how)
-
-    def sizes(self, paths):
-        """Returns how many rows the weights of modules have."""
-        return [self.config.target_shapes[path][0] for path in paths]
-
-    def name(self, adapter, key):
-        """Returns the name in HF PEFT's file of an array that an adapter saves."""
-        module, _, name = key.rpartition(".")
-        stem, _, number = name.rpartition("_")
-        if name in adapter.method.shared:  # which HF PEFT holds once, beside the model
-            return f"base_model.{name}"
-        if stem in adapter.method.shared:  # one of several
-            return f"base_model.{stem}.{number}"
-        if key in adapter.copies:
-            check_copy(self.family, key)
-            name = adapter.method.hf_copy(name, module in adapter.deltas)
-        return hf_name(f"{self.there[module]}.{name}", adapter.method.export_form())
-
-
 def hf_arrays(model, adapter, modules, tables=(), common=False):
     """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
@@ -198,6 +127,7 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
     have a change in common, as what comes from there has.
     """
     method, of_modules = adapter.method, {}
+    check_tied(model.config, adapter)
     for path in adapter.deltas:
         if len(modules.parts(path)) > 1:
             check_splits(method, modules.there[path])
@@ -229,31 +159,12 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
     return arrays
 
 
-def check_copy(family, key):
-    """Raises ValueError for a copied parameter that HF's model holds in another form."""
-    of_matrix = key.startswith("blocks.") and key.endswith("_proj.weight")
-    if (of_matrix and (family.transposed or family.fused)) or key.startswith("wpe."):
-        raise ValueError(
-            f"HF's {family.architecture} holds {key} in another form; leave its module out of "
-            "modules_to_save"
-        )
-
-
 def whole(method, there, changed, sizes, modules, common):
     """Returns the arrays of a matrix that is one there, given those of its parts here."""
     family, heads = modules.family, modules.config.heads
     if not common:
         return fused(method, there, changed, sizes, family, heads)
     return common_form(changed, family, heads)
-
-
-def check_there(method, modules):
-    """Raises ValueError if HF PEFT does not have a method, or not on such a model."""
-    if not method.hf_config:
-        raise ValueError(f"HF PEFT has no {method}; save_adapter can save it")
-    if modules.family.transposed and not method.hf_on_gpt2:
-        kind = type(method).__name__
-        raise ValueError(f"HF PEFT has no {kind} for GPT-2; save_adapter can save it")
 
 
 def hf_config(adapter, modules, arrays):
@@ -336,11 +247,11 @@ def method_from_hf(values, entries, modules):
     """
     peft_type, init = values.get("peft_type"), values.get("init_lora_weights", True)
     if str(peft_type).startswith(OURS):
-        raise ValueError("it was written by save_adapter, which load_adapter reads")
+        raise Refusal("it was written by save_adapter, which load_adapter reads")
     if peft_type not in EXCHANGED:
         raise ValueError(unknown("peft_type", peft_type, EXCHANGED))
     if init not in BASE_UNCHANGED:
-        raise ValueError(
+        raise Refusal(
             f"it is for a base that init_lora_weights={init!r} has changed; save it there with "
             "path_initial_model_for_weight_conversion, for the base as it was"
         )

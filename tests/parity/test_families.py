@@ -162,6 +162,24 @@ def test_what_trains_beside_lora_comes_from_hf_peft(option, family, tmp_path):
     assert difference(ours(net), logits) < 5e-6
 
 
+@pytest.mark.parametrize("family, table", [("gpt2", "wte"), ("granite", "embed_tokens")])
+def test_a_table_that_their_tied_head_does_not_follow_is_refused(family, table, tmp_path):
+    model = random_model(family)
+    model.save_pretrained(tmp_path / "base")
+    targets = TARGETS.get(family, ["q_proj"])
+    how = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=[table])
+    attached = peft.get_peft_model(model, how).eval()
+    before = theirs(attached)
+    copy = next(p for n, p in attached.named_parameters() if "modules_to_save" in n)
+    copy.data += 0.5 * torch.randn(copy.shape, generator=torch.Generator().manual_seed(2))
+    head = dict(attached.named_modules())["base_model.model.lm_head"]
+    assert not torch.equal(head.weight, copy) and difference(theirs(attached), before) > 0.1
+    attached.save_pretrained(tmp_path / "adapter")
+    net = mp.from_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="name both, or only the head"):
+        mp.import_adapter(net, tmp_path / "adapter")
+
+
 TARGETS = {
     "gpt2": ["c_attn"],
     "phi3": ["qkv_proj", "gate_up_proj"],
