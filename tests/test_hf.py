@@ -12,6 +12,7 @@ from strategies import model
 from test_checkpoint import SHAPES, attached, contents, logits
 
 THERE = [name for name, spec in SPECS.items() if spec.exchanged]
+NOT_ON_GPT2 = [n for n in THERE if n == "llama-adapter" or not SPECS[n].small.hf_on_gpt2]
 NOT_THERE = [n for n, spec in SPECS.items() if not spec.exchanged and "llama" in spec.shapes]
 
 
@@ -48,6 +49,50 @@ def test_one_gate_a_layer_goes_there_and_one_a_head_does_not(tmp_path):
     fresh = model(SHAPES["llama"], precision="float32")
     mp.import_adapter(fresh, mp.export_adapter(net, "one gate", tmp_path))
     assert (logits(fresh) == logits(net)).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bias": True}, {"head_width": 16}, {"qkv_bias": True}, {"qk_norm": True}],
+    ids=str,
+)
+def test_a_prompt_that_hf_peft_reads_otherwise_is_refused_both_ways(change, tmp_path):
+    """There the biases of attention would count twice, or there is no such method."""
+    nets = [
+        model(SHAPES["llama"].with_(**c), precision="float32") for c in ({}, change, change)
+    ]
+    for net in nets[:2]:
+        mp.attach(net, mp.LlamaAdapter(3, per_head=False), "a")
+    folder = mp.export_adapter(nets[0], "a", tmp_path / "a")
+    with pytest.raises(ValueError, match="the same LlamaAdapter on llama and mistral only"):
+        mp.export_adapter(nets[1], "a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(ValueError, match="the same LlamaAdapter on llama and mistral only"):
+        mp.import_adapter(nets[2], folder)
+    assert not mp.adapters(nets[2])
+
+
+@pytest.mark.parametrize("name", NOT_ON_GPT2)
+def test_what_hf_peft_does_not_put_on_gpt2_is_refused_both_ways(name, tmp_path):
+    net = model(SHAPES["gpt2"].with_(kv_heads=4), precision="float32")
+    mp.attach(net, SPECS[name].small, "a")
+    with pytest.raises(ValueError, match=r"HF PEFT (has no|computes the same)"):
+        mp.export_adapter(net, "a", tmp_path / "a")
+    llama, _ = attached(name)
+    folder = mp.export_adapter(llama, "saved", tmp_path / "b")
+    path = folder / "adapter_model.safetensors"
+    there = {"model.model.layers": "model.transformer.h", "self_attn": "attn"}
+    there |= dict.fromkeys(("q_proj", "k_proj", "v_proj"), "c_attn")
+    arrays = {}
+    for key, array in load_file(path).items():
+        for ours, theirs in there.items():
+            key = key.replace(ours, theirs)
+        arrays[key] = array
+    save_file(arrays, path)
+    mp.detach(net, "a")
+    with pytest.raises(ValueError, match=r"HF PEFT (has no|computes the same)"):
+        mp.import_adapter(net, folder)
+    assert not mp.adapters(net)
 
 
 def test_ranks_and_alphas_go_by_module(tmp_path):
@@ -116,7 +161,7 @@ def test_a_table_without_its_tied_head_does_not_go_there_or_come(shape, tmp_path
     config = SHAPES[shape].with_(tied=True, kv_heads=SHAPES[shape].heads)
     net = model(config, precision="float32")
     mp.attach(net, mp.LoRA(r=2, modules_to_save=("wte",)), "table")
-    with pytest.raises(ValueError, match="tied to it: .* name both, or only the head"):
+    with pytest.raises(ValueError, match=r"tied to it: .* name both, or only the head"):
         mp.export_adapter(net, "table", tmp_path / "table")
     assert not (tmp_path / "table").exists()
     mp.use(net, None)
@@ -125,7 +170,7 @@ def test_a_table_without_its_tied_head_does_not_go_there_or_come(shape, tmp_path
     mp.import_adapter(model(config, precision="float32"), folder)
     keep_only_the_table(folder)
     fresh = model(config, precision="float32")
-    with pytest.raises(ValueError, match="name both, or only the head$"):
+    with pytest.raises(ValueError, match=r"name both, or only the head$"):
         mp.import_adapter(fresh, folder)
     assert not mp.adapters(fresh)
 

@@ -78,6 +78,7 @@ def import_adapter(model, folder, name=None):
         values, entries = sealed_config(file, folder / "adapter_config.json"), file.entries
         with error_context(path):
             method = method_from_hf(values, entries, modules)
+            check_there(method, modules)
             if method.count(model.config) > most_parameters(file, modules):
                 raise ValueError(
                     f"it holds fewer parameters than {method} trains on this model"

@@ -16,7 +16,8 @@ class HFModules:
     def __init__(self, model):
         self.config = model.config
         told = vars(model).get("pretrained", {}).get("config", {})
-        self.family = FAMILIES[told.get("model_type") or family_of(model.config)]
+        self.model_type = told.get("model_type") or family_of(model.config)
+        self.family = FAMILIES[self.model_type]
         self.there = {path: self.family.module(path) for path, _ in model.named_modules()}
         self.there["lm_head"] = "lm_head"  # whatever a file of weights calls it
         self.here = {}
@@ -108,7 +109,8 @@ def check_copy(family, key):
 def check_there(method, modules):
     """Raises ValueError if HF PEFT does not have a method, or not on such a model."""
     if not method.hf_config:
-        raise ValueError(f"HF PEFT has no {method}; save_adapter can save it")
+        raise Refusal(f"HF PEFT has no {method}; save_adapter can save it")
     if modules.family.transposed and not method.hf_on_gpt2:
         kind = type(method).__name__
-        raise ValueError(f"HF PEFT has no {kind} for GPT-2; save_adapter can save it")
+        raise Refusal(f"HF PEFT has no {kind} for GPT-2; save_adapter can save it")
+    method.check_hf(modules.model_type, modules.config)

@@ -140,6 +140,12 @@ class Method(Options):
         """The method as a saved file has it, without networks that only make its parameters."""
         return self
 
+    def check_hf(self, model_type, config):
+        """Raises ValueError if HF PEFT does not have the same method on such a model.
+
+        model_type: the family in HF's words, "llama"; config: our Config of the model.
+        """
+
     def to_hf(self, values, adapter):
         """The options of HF PEFT's configuration, given those that have the same name there.
 

@@ -180,6 +180,26 @@ def test_a_table_that_their_tied_head_does_not_follow_is_refused(family, table, 
         mp.import_adapter(net, tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "llama with biases"])
+def test_their_adaption_prompt_comes_where_it_is_the_same_function(family, tmp_path):
+    """On GPT-2 theirs leaves out c_proj, and a bias of o_proj counts twice there."""
+    model = random_model(family)
+    model.save_pretrained(tmp_path / "base")
+    how = peft.AdaptionPromptConfig(adapter_len=3, adapter_layers=2, task_type="CAUSAL_LM")
+    attached = peft.get_peft_model(model, how).eval()
+    for name, p in attached.named_parameters():
+        if "adaption_gate" in name:
+            p.data += 0.5
+    attached.save_pretrained(tmp_path / "adapter")
+    net = mp.from_pretrained(tmp_path / "base")
+    if family == "llama":
+        mp.import_adapter(net, tmp_path / "adapter")
+        assert difference(ours(net), theirs(attached)) < 5e-6
+        return
+    with pytest.raises(ValueError, match="the same LlamaAdapter on llama and mistral only"):
+        mp.import_adapter(net, tmp_path / "adapter")
+
+
 TARGETS = {
     "gpt2": ["c_attn"],
     "phi3": ["qkv_proj", "gate_up_proj"],

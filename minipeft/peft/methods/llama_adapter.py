@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ...engine.backend import np
 from ...engine.functional import attention
 from ...engine.ops import broadcast
+from ...errors import Refusal
 from ...model.layers import Parameter
 from ...options import option
 from ..base import Delta, Method
@@ -43,7 +44,6 @@ class LlamaAdapter(Method):
     peft_type = "ADAPTION_PROMPT"
     hf_config = "AdaptionPromptConfig"
     hf_lacks = ("per_head",)
-    hf_on_gpt2 = False
 
     def layers(self, there):
         """The range of the layers that have a prefix: the last ones."""
@@ -56,6 +56,15 @@ class LlamaAdapter(Method):
         values = {"n": self.adapter_len, "width": config.width}
         values["gates"] = config.heads if self.per_head else 1
         return [Term({"layer": len(self.layers(config.layers))}, "n width + gates", values)]
+
+    def check_hf(self, model_type, config):
+        whole = config.heads * config.head_width == config.width
+        if model_type not in ("llama", "mistral") or config.bias or not whole:
+            raise Refusal(
+                "HF PEFT computes the same LlamaAdapter on llama and mistral only, with heads "
+                f"of width / heads and without biases of attention, and this is {model_type}; "
+                "train it in the library that is to use it, and save_adapter keeps it here"
+            )
 
     def to_hf(self, values, adapter):
         if self.per_head:
