@@ -1,8 +1,11 @@
 """The config.json of models that people use, and how many parameters they have."""
 
+import json
+
 import pytest
 
-from minipeft.io.families import config_from_hf, config_to_hf, same_model
+from minipeft.io.hf_configs import config_from_hf, config_to_hf, same_model
+from minipeft.io.pretrained import config_of
 
 REAL = {
     "starcoder2-3b": {
@@ -313,3 +316,82 @@ def test_what_real_configs_say_is_heard():
     assert of["smollm3"].nope == tuple(range(3, 36, 4))
     assert of["pythia"].rotary == 0.25 and of["pythia"].parallel
     assert of["granite-3"].logits_scale == 8.0 and of["granite-3"].residual_scale == 0.22
+
+
+SCALED = REAL["llama-3.2-1b"]["rope_scaling"]
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+OTHERWISE = {  # {what changes a logit in transformers: (model, keys, what the error says)}
+    "both ways": ("llama-3.2-1b", {"is_causal": False}, "is_causal = False, here"),
+    "both ways, by null": ("gpt2", {"is_causal": None}, "is_causal = None"),
+    "two RoPEs": ("llama-3.2-1b", {"rope_parameters": PLAIN}, "differ; leave out one"),
+    "two bases": (
+        "mistral", {"rope_scaling": PLAIN | {"rope_theta": 1e6}, "rope_parameters": PLAIN},
+        "differ; leave out one",
+    ),
+    "two contexts": (
+        "llama-3.2-1b", {"original_max_position_embeddings": 4096}, "leave out one",
+    ),
+    "another word for the share": (
+        "pythia", {"partial_rotary_factor": 0.5}, "rotary_pct, and so 0.25; leave it out",
+    ),
+    "another word for the base": ("pythia", {"rope_theta": 500.0}, "and so 10000; leave"),
+    "the words of another family": ("mistral", {"rotary_emb_base": 500}, "rotary_emb_base"),
+    "a Phi with Llama's RoPE": ("phi3", {"rope_scaling": SCALED}, "rope_type = 'llama3'"),
+    "neither tied nor untied": ("gpt2", {"tie_word_embeddings": None}, "tie_word_embeddings"),
+    "no width": ("mistral", {"intermediate_size": None}, "no intermediate_size"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_what_changes_a_logit_is_refused(what):
+    model, keys, text = OTHERWISE[what]
+    with pytest.raises(ValueError, match=text):
+        config_from_hf(REAL[model] | keys)
+
+
+USUAL = {  # {what a file leaves out: (model, its keys, field, what transformers has there)}
+    "SmolLM 3's base of RoPE": ("smollm3", ["rope_theta"], "rope_theta", 2e6),
+    "Llama's": ("llama-3.2-1b", ["rope_theta"], "rope_theta", 1e4),
+    "the share of a head": ("pythia", ["rotary_pct", "rotary_emb_base"], "rotary", 0.25),
+    "Mistral's heads": ("mistral", ["num_key_value_heads"], "kv_heads", 8),
+    "SmolLM 3's heads": ("smollm3", ["num_key_value_heads"], "kv_heads", 4),
+    "Starcoder's heads": ("starcoder2-3b", ["num_key_value_heads"], "kv_heads", 2),
+    "Llama's heads": ("llama-3.2-1b", ["num_key_value_heads"], "kv_heads", 32),
+    "Mistral's window": ("mistral", ["sliding_window"], "window", 4096),
+}
+
+
+@pytest.mark.parametrize("what", USUAL)
+def test_what_is_left_out_is_what_transformers_has_there(what):
+    model, keys, field, value = USUAL[what]
+    values = {k: v for k, v in REAL[model].items() if k not in keys}
+    assert getattr(config_from_hf(values)[1], field) == value
+
+
+def test_a_qwen_has_its_window_from_layer_28_on_if_nothing_else_is_told():
+    values = REAL["qwen2.5"] | {"use_sliding_window": True, "sliding_window": 8}
+    del values["max_window_layers"]
+    assert config_from_hf(values)[1].window is None
+    with pytest.raises(ValueError, match="some of its layers"):
+        config_from_hf(values | {"num_hidden_layers": 30})
+    del values["sliding_window"]
+    assert config_from_hf(values | {"max_window_layers": 0})[1].window == 4096
+
+
+def test_what_is_told_twice_may_be_the_same():
+    values = REAL["llama-3.2-1b"] | {"rope_parameters": SCALED, "is_causal": True}
+    assert config_from_hf(values)[1] == config_from_hf(REAL["llama-3.2-1b"])[1]
+    older = REAL["pythia"] | {"rope_theta": 10000, "partial_rotary_factor": 0.25}
+    assert config_from_hf(older)[1] == config_from_hf(REAL["pythia"])[1]
+
+
+def test_what_to_do_about_another_model_is_not_to_save_it_again(tmp_path):
+    for keys in ({"rope_scaling": {"rope_type": "yarn"}}, {"model_type": "gemma"}):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(REAL["llama-3.2-1b"] | keys))
+        with pytest.raises(ValueError, match=r"; give another model$") as error:
+            config_of(tmp_path)
+        assert str(error.value).startswith(str(path))
+    path.write_text(json.dumps(REAL["llama-3.2-1b"] | {"vocab_size": -1}))
+    with pytest.raises(ValueError, match=r"vocab must .* save it again"):
+        config_of(tmp_path)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.io.arrays import write_arrays
-from minipeft.io.families import FAMILIES, config_from_hf, config_to_hf, family_of, same_model
+from minipeft.io.families import FAMILIES
 from minipeft.io.gguf import write_gguf
 from minipeft.io.gguf_models import ARCHITECTURES
+from minipeft.io.hf_configs import config_from_hf, config_to_hf, family_of, same_model
 from minipeft.io.safetensors import Safetensors, write_safetensors
 from minipeft.io.unfilled import unfilled_model
 from minipeft.model.quantize import QuantizedParameter

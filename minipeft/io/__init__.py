@@ -11,6 +11,7 @@ hf_adapters    import and export adapters in HF PEFT's format
 hf_modules     what HF calls our modules, and what HF PEFT does not do on its models
 hf_fused       those of matrices that HF holds as one and this package as several
 families       what the families of pretrained models call their sizes and parameters
+hf_configs     the config.json of those models, as a Config, and back
 pretrained     from_pretrained: a model out of a folder or a GGUF file
 hf_models      models in folders of Hugging Face's
 gguf_models    models in GGUF files

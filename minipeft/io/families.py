@@ -4,16 +4,12 @@
     {"hidden_size": 576, …}   Config.llama(width=576, …)      model.layers.0.mlp.up_proj.weight
 
 A Family is a table of the differences: the keys of its config.json, its names of parameters,
-which matrices it holds as one, and whether it holds them transposed. A key that changes a logit
-and has no counterpart in a Config raises an error: none is ignored.
+which matrices it holds as one, and whether it holds them transposed.
 """
 
-import json
 from dataclasses import dataclass, field
 
 from ..engine.backend import np
-from ..errors import unknown
-from ..model.config import Config
 
 # {part of a path here: the part there} where they differ
 LLAMA = {
@@ -70,40 +66,6 @@ GELU = {
     "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "gelu": "gelu-erf",
     "relu": "relu",
 }  # fmt: skip
-ROPE_SCALING = (
-    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-)  # fmt: skip
-
-# keys that change no logit of a forward pass without dropout; some are of old versions
-WITHOUT_EFFECT = {
-    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path",
-    "activation_dropout", "architectures", "attention_dropout", "attention_softmax_in_fp32",
-    "attn_implementation", "attn_pdrop", "auto_map", "bos_token_id",
-    "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id", "dropout",
-    "dtype", "embd_pdrop", "embedding_dropout", "eos_token_id", "gradient_checkpointing",
-    "hidden_dropout", "id2label", "init_std", "initializer_range", "is_decoder",
-    "is_llama_config", "label2id", "layerdrop", "length_penalty", "max_length",
-    "max_window_layers", "min_length", "model_max_length", "model_type", "n_ctx",
-    "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
-    "original_max_position_embeddings", "pad_token_id", "prefix", "pretraining_tp",
-    "problem_type", "repetition_penalty", "resid_pdrop", "residual_dropout", "return_dict",
-    "rope_interleaved", "scale_attention_softmax_in_fp32", "sep_token_id",
-    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type",
-    "summary_use_proj", "task_specific_params", "temperature", "tf_legacy_loss",
-    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
-    "transformers.js_config", "transformers_version", "typical_p", "unk_token_id",
-    "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
-}  # fmt: skip
-OUT_OF_SCOPE = {
-    "gemma": "its embeddings are scaled and its norms multiply by 1 + γ",
-    "gemma2": "it caps its logits and norms the outputs of its blocks",
-    "gemma3_text": "it norms the outputs of its blocks and mixes kinds of attention",
-    "olmo2": "it norms the outputs of its blocks",
-    "mixtral": "it has several experts in a layer",
-    "phi": "its head has a bias and one norm serves attention and MLP",
-    "bloom": "its attention has linear biases of distance",
-    "falcon": "its attention shares one norm with the MLP",
-}
 
 
 @dataclass(frozen=True)
@@ -122,6 +84,8 @@ class Family:
     transposed: bool = False  # whether the matrices of its blocks are (in, out)
     window: str = ""  # "always": sliding_window counts; "flag": if use_sliding_window is true
     partial_rope: bool = False  # whether a share of a head may be rotary
+    scaled_rope: bool = True  # whether RoPE may be scaled as in Llama 3.1
+    rope_keys: tuple = ("rope_theta", "partial_rotary_factor")  # where no dict tells them
     spare_positions: int = 0  # rows at the start of its position table that no token uses
     unread: tuple = ()  # keys in its files that transformers does not read
 
@@ -159,25 +123,28 @@ ROPE = dict(position="rope")
 LLAMA_SHAPE = dict(norm="rms", bias=False, **ROPE)
 UNTIED = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6}
 TIED = {"tie_word_embeddings": True}
+QWEN = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 GATE_UP = {"gate_up_proj": ("gate_proj", "up_proj")}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", LLAMA_KEYS | BIASES, LLAMA, LLAMA_SHAPE,
                     UNTIED | {"attention_bias": False, "mlp_bias": False}),
     "mistral": Family("MistralForCausalLM", LLAMA_KEYS, LLAMA, LLAMA_SHAPE,
-                      UNTIED | {"sliding_window": 4096}, window=ALWAYS),
+                      UNTIED | {"sliding_window": 4096, "num_key_value_heads": 8},
+                      window=ALWAYS),
     "qwen2": Family("Qwen2ForCausalLM", LLAMA_KEYS, LLAMA, LLAMA_SHAPE | {"qkv_bias": True},
-                    UNTIED, window=FLAG),
+                    UNTIED | QWEN, window=FLAG),
     "qwen3": Family("Qwen3ForCausalLM", LLAMA_KEYS | {"attention_bias": "bias"}, LLAMA,
                     LLAMA_SHAPE | {"qk_norm": True, "mlp_bias": False},
-                    UNTIED | {"attention_bias": False, "head_dim": 128}, window=FLAG),
+                    UNTIED | QWEN | {"attention_bias": False, "head_dim": 128}, window=FLAG),
     "smollm3": Family("SmolLM3ForCausalLM", LLAMA_KEYS | BIASES, LLAMA, LLAMA_SHAPE,
                       UNTIED | TIED | {"attention_bias": False, "mlp_bias": False,
-                                       "no_rope_layers": None, "no_rope_layer_interval": 4},
+                                       "no_rope_layers": None, "no_rope_layer_interval": 4,
+                                       "rope_theta": 2e6, "num_key_value_heads": 4},
                       window=FLAG),
     "phi3": Family("Phi3ForCausalLM", LLAMA_KEYS, LLAMA, LLAMA_SHAPE,
                    UNTIED | {"rms_norm_eps": 1e-5}, fused={"qkv_proj": QKV} | GATE_UP,
-                   window=ALWAYS, partial_rope=True),
+                   window=ALWAYS, partial_rope=True, scaled_rope=False),
     "granite": Family("GraniteForCausalLM", LLAMA_KEYS | BIASES | GRANITE_KEYS, LLAMA,
                       LLAMA_SHAPE,
                       UNTIED | {"attention_bias": False, "mlp_bias": False}
@@ -186,7 +153,7 @@ FAMILIES = {
                          SIZES | {"norm_epsilon": "norm_eps", "use_bias": "bias"}, STARCODER,
                          dict(norm="layer", **ROPE),
                          TIED | {"norm_epsilon": 1e-5, "use_bias": True,
-                                 "hidden_act": "gelu_pytorch_tanh"},
+                                 "num_key_value_heads": 2, "hidden_act": "gelu_pytorch_tanh"},
                          ("hidden_act", GELU), window=ALWAYS,
                          unread=("activation_function", "layer_norm_epsilon", "mlp_type",
                                  "norm_type", "scale_attn_weights")),
@@ -196,7 +163,7 @@ FAMILIES = {
                         "attention_bias": True, "layer_norm_eps": 1e-5, "hidden_act": "gelu",
                         "rotary_pct": 0.25},
                        ("hidden_act", GELU), fused={"query_key_value": QKV}, by_head=True,
-                       partial_rope=True),
+                       partial_rope=True, rope_keys=("rotary_emb_base", "rotary_pct")),
     "gpt2": Family("GPT2LMHeadModel", GPT2_KEYS, GPT2, {},
                    TIED | {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"},
                    ("activation_function", GELU),
@@ -209,180 +176,3 @@ FAMILIES = {
                   {"do_layer_norm_before": True, "_remove_final_layer_norm": False,
                    "layer_norm_elementwise_affine": True}, spare_positions=2),
 }  # fmt: skip
-
-
-def config_from_hf(values):
-    """Returns (family, Config) that a config.json, as a JSON object, describes.
-
-    Raises ValueError for a family that is not known, and names what has no counterpart here.
-    """
-    kind, left = values.get("model_type"), dict(values)
-    if kind in OUT_OF_SCOPE:
-        raise ValueError(f"model_type {kind!r} is out of scope: {OUT_OF_SCOPE[kind]}")
-    if kind not in FAMILIES:
-        raise ValueError(unknown("model_type", kind, FAMILIES))
-    family = FAMILIES[kind]
-
-    def take(key, default=None):
-        return left.pop(key, family.defaults.get(key, default))
-
-    fields = family.fixed | {ours: take(theirs) for theirs, ours in family.keys.items()}
-    fields["mlp"] = activation(family, take)
-    if family.fixed.get("position") == "rope":
-        fields |= rope(take)
-        if not family.partial_rope:
-            require("partial_rotary_factor", fields["rotary"], (1.0,))
-    fields["window"] = sliding_window(family, take, fields["layers"])
-    fields["nope"] = layers_without_rope(family, take, fields["layers"])
-    for key, value in family.only.items():
-        require(key, take(key, value), (value,))
-    require("word_embed_proj_dim", take("word_embed_proj_dim", fields["width"]),
-            (fields["width"],))  # fmt: skip
-    for key, value in left.items():
-        unread = key in WITHOUT_EFFECT or key in family.unread
-        if not unread and value not in (None, False, [], {}):
-            raise ValueError(f"its config.json has {key} = {value!r:.80}, which is not here")
-    return family, Config(**{k: v for k, v in fields.items() if v is not None})
-
-
-def require(key, value, allowed):
-    """Raises ValueError for a key of config.json with a value that has no counterpart."""
-    if value not in allowed:
-        known = " or ".join(repr(value) for value in allowed)
-        raise ValueError(f"its config.json has {key} = {value!r:.80}, here it must be {known}")
-
-
-def activation(family, take):
-    """Returns the field `mlp` of the Config."""
-    key, kinds = family.activation
-    value = take(key, next(iter(kinds)))
-    require(key, value, tuple(kinds))
-    return kinds[value]
-
-
-def rope(take):
-    """Returns the fields of a Config about RoPE.
-
-    transformers 5 has them in "rope_parameters", before it they were keys of their own.
-    """
-    old = {"rope_theta": take("rope_theta", take("rotary_emb_base", 10000.0))}
-    old["partial_rotary_factor"] = take("partial_rotary_factor", take("rotary_pct", 1.0))
-    told = old | (take("rope_scaling") or {}) | (take("rope_parameters") or {})
-    kind = told.pop("rope_type", told.pop("type", None))
-    told.pop("type", None)
-    require("rope_type", kind, (None, "default", "llama3"))
-    fields = {"rope_theta": float(told.pop("rope_theta"))}
-    fields["rotary"] = float(told.pop("partial_rotary_factor"))
-    if kind == "llama3":
-        missing = [key for key in ROPE_SCALING if key not in told]
-        if missing:
-            raise ValueError(f"its rope_type is llama3, without {', '.join(missing)}")
-        fields["rope_scaling"] = tuple(float(told.pop(key)) for key in ROPE_SCALING)
-    for key, value in told.items():
-        if key not in ROPE_SCALING or kind == "llama3":
-            raise ValueError(f"its RoPE has {key} = {value!r:.80}, which is not here")
-    return fields
-
-
-def sliding_window(family, take, layers):
-    """Returns the window of all layers, None without one. Raises ValueError for a mixture."""
-    if not family.window:
-        return None
-    used = take("use_sliding_window", False) if family.window == FLAG else True
-    window, first, kinds = take("sliding_window"), take("max_window_layers", 0), None
-    if family.window == FLAG:
-        kinds = take("layer_types")
-    if not used or window is None:
-        return None
-    if kinds is None:
-        whole = first if family.window == FLAG else 0
-        kinds = ["full_attention"] * whole + ["sliding_attention"] * max(0, layers - whole)
-    if set(kinds[:layers]) == {"full_attention"}:
-        return None
-    if set(kinds[:layers]) != {"sliding_attention"} or "no_rope_layers" in family.defaults:
-        raise ValueError("some of its layers have a sliding window, here all or none have one")
-    return window
-
-
-def layers_without_rope(family, take, layers):
-    """Returns the layers without RoPE. Only SmolLM 3 has some, by default each fourth."""
-    if "no_rope_layers" not in family.defaults:
-        return ()
-    told, interval = take("no_rope_layers"), take("no_rope_layer_interval")
-    if told is None:
-        return tuple(range(interval - 1, layers, interval)) if interval else ()
-    if len(told) != layers:
-        raise ValueError(f"its no_rope_layers are {len(told)}, its layers are {layers}")
-    return tuple(i for i, rotated in enumerate(told) if not rotated)
-
-
-def config_to_hf(config, family_name):
-    """Returns a config.json, as a JSON object, that describes a Config in a family's words.
-
-    Raises ValueError if the family has no such model: what `config_from_hf` makes of it must be
-    the same Config.
-    """
-    family = FAMILIES[family_name]
-    values = {theirs: getattr(config, ours) for theirs, ours in family.keys.items()}
-    key, kinds = family.activation
-    names = [family.defaults.get(key), *kinds]  # of several for the same, the family's own
-    values[key] = next((name for name in names if kinds.get(name) == config.mlp), None)
-    values |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    values |= {"model_type": family_name, "architectures": [family.architecture]}
-    for flag in ("attention_bias", "mlp_bias"):
-        if flag in values:
-            values[flag] = config.has_bias("mlp.up_proj" if flag == "mlp_bias" else "o_proj")
-    if "attention_multiplier" in values and config.attention_scale is None:
-        values["attention_multiplier"] = config.head_width**-0.5
-    if config.position == "rope":
-        told = {"rope_type": "default", "rope_theta": config.rope_theta}
-        if config.rope_scaling:
-            told |= {"rope_type": "llama3"} | dict(
-                zip(ROPE_SCALING, config.rope_scaling, strict=True)
-            )
-        if family.partial_rope:
-            told["partial_rotary_factor"] = config.rotary
-        values["rope_parameters"] = told
-    if family.window:
-        values["sliding_window"] = config.window
-    if family.window == FLAG:
-        values |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
-    if family_name == "smollm3":
-        values["no_rope_layers"] = [int(i not in config.nope) for i in range(config.layers)]
-    if family_name == "opt":
-        values["word_embed_proj_dim"] = config.width
-    if not same_model(config_from_hf(values)[1], config):
-        raise ValueError(f"{family.architecture} has no model of {config}")
-    return values
-
-
-def same_model(one, two):
-    """Returns whether two Configs describe the same function of the same parameters."""
-    paths = one.linear_shapes.keys()
-    if one.parameter_shapes != two.parameter_shapes or paths != two.linear_shapes.keys():
-        return False
-    told = [
-        "norm", "position", "mlp", "tied", "norm_eps", "heads", "kv_heads", "head_width",
-        "qk_norm", "parallel", "window", "embedding_scale", "residual_scale", "logits_scale",
-    ]  # fmt: skip
-    if one.position == "rope":
-        told += ["rope_theta", "rotary_width", "rope_scaling", "nope"]
-    scales = [c.attention_scale or c.head_width**-0.5 for c in (one, two)]
-    return scales[0] == scales[1] and all(getattr(one, f) == getattr(two, f) for f in told)
-
-
-def family_of(config):
-    """Returns the name of the first family that has a model of this Config.
-
-    Raises ValueError if none has.
-    """
-    for name in FAMILIES:
-        try:
-            config_to_hf(config, name)
-        except (ValueError, TypeError, KeyError):
-            continue
-        return name
-    raise ValueError(
-        "Hugging Face's transformers has no model of this shape: "
-        f"{json.dumps({k: getattr(config, k) for k in ('norm', 'position', 'mlp', 'bias')})}"
-    )

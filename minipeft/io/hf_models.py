@@ -20,8 +20,9 @@ from ..engine.backend import default_dtype, np, to_numpy, xp
 from ..peft.attach import check_unused
 from ..peft.base import base_parameters
 from .arrays import SEAL, sealed_config
-from .families import FAMILIES, config_from_hf, config_to_hf, family_of
+from .families import FAMILIES
 from .files import as_path, error_context, json_text, read_json, write_bytes
+from .hf_configs import config_from_hf, config_to_hf, family_of
 from .safetensors import Safetensors, write_safetensors
 from .unfilled import unfilled_model
 

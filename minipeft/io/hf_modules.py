@@ -3,7 +3,8 @@
 from ..errors import Refusal
 from ..peft.targets import matches, targeted
 from .checkpoint import hf_name
-from .families import FAMILIES, family_of
+from .families import FAMILIES
+from .hf_configs import family_of
 from .hf_fused import part_of
 
 

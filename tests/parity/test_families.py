@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 from families import CONFIGS, random_model  # noqa: E402
 
 import minipeft as mp  # noqa: E402
+from minipeft.io.hf_configs import config_from_hf, same_model  # noqa: E402
 
 transformers.logging.set_verbosity_error()
 IDS = np.random.default_rng(0).integers(3, 97, (2, 24))
@@ -301,6 +302,46 @@ def test_what_has_no_counterpart_is_refused_by_name(what, tmp_path):
         mp.from_pretrained(tmp_path)
     text = str(error.value)
     assert "\n" not in text and "config.json" in text
+
+
+OF_EACH = ("llama 3.1", "mistral", "qwen2, a window everywhere", "qwen3", "smollm3", "phi3",
+           "granite", "starcoder2", "pythia", "gpt2", "opt")  # fmt: skip
+ELSEWHERE = ("is_causal", "rope_theta", "partial_rotary_factor", "rotary_pct", "head_dim",
+             "rotary_emb_base", "sliding_window", "use_sliding_window", "layer_types",
+             "original_max_position_embeddings", "num_key_value_heads")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_EACH)
+def test_what_is_left_out_or_null_or_false_is_what_they_make_of_it(name):
+    """Their class of configs fills in what a file leaves out; we read the same, or refuse."""
+    whole = json.loads(CONFIGS[name]().to_json_string(use_diff=False))
+    read = 0
+    for key in {*whole, *ELSEWHERE} - {"model_type"}:
+        for value in ("gone", None, False, 0, [], 0.5, 7):
+            for dropped in (
+                (key,),
+                (key, "rope_parameters"),
+                (key, "rope_parameters", "layer_types"),
+            ):
+                values = {k: v for k, v in whole.items() if k not in dropped}
+                values |= {} if value == "gone" else {key: value}
+                read += said_alike(values)
+    assert read > 100
+
+
+def said_alike(values):
+    """Whether both read a config.json, which then must be the same to both."""
+    try:
+        config = config_from_hf(values)[1]
+        kind, rest = values["model_type"], {**values}
+        del rest["model_type"]
+        theirs = transformers.AutoConfig.for_model(kind, **json.loads(json.dumps(rest)))
+        filled = json.loads(theirs.to_json_string(use_diff=False))
+    except Exception:  # either refuses it
+        return False
+    assert "is_causal" not in filled or filled["is_causal"] is True
+    assert same_model(config_from_hf(filled)[1], config), values
+    return True
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
