@@ -10,8 +10,9 @@ from hypothesis import given, settings
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy, xp
 from minipeft.io.arrays import write_arrays
+from minipeft.io.block_formats import FORMATS
 from minipeft.io.families import FAMILIES
-from minipeft.io.gguf import write_gguf
+from minipeft.io.gguf import GGUF, write_gguf
 from minipeft.io.gguf_models import ARCHITECTURES
 from minipeft.io.hf_configs import config_from_hf, config_to_hf, family_of, same_model
 from minipeft.io.safetensors import Safetensors, write_safetensors
@@ -292,7 +293,31 @@ OF_ARCHITECTURE = {
     "qwen3": OF_FAMILY["qwen3"],
     "granite": OF_FAMILY["granite"],
     "starcoder2": OF_FAMILY["starcoder2"],
+    "smollm3": LLAMA.with_(layers=5, nope=(3,)),
+    "llama, biases of the MLP": LLAMA.with_(mlp_bias=True),
+    "granite, the same, and a scaled RoPE": OF_FAMILY["granite"].with_(
+        mlp_bias=True, rope_scaling=(32.0, 1.0, 4.0, 8192.0)
+    ),
 }
+NO_GGUF = {  # {what llama.cpp computes otherwise, or our reader cannot know: a model of it}
+    "another scaled RoPE": OF_FAMILY["llama"].with_(rope_scaling=(4.0, 1.0, 4.0, 8192.0)),
+    "a Qwen with a scaled RoPE": OF_FAMILY["qwen2"].with_(rope_scaling=(8.0, 1.0, 4.0, 8192.0)),
+    "a Starcoder without biases": OF_FAMILY["starcoder2"].with_(bias=False),
+    "a Starcoder with some": OF_FAMILY["starcoder2"].with_(mlp_bias=False),
+    "a Qwen with biases of the MLP": OF_FAMILY["qwen2"].with_(mlp_bias=True),
+    "other layers without RoPE": LLAMA.with_(layers=5, nope=(1, 3)),
+    "a window": OF_FAMILY["mistral"],
+    "part of a head": OF_FAMILY["phi3"],
+    "GPT-2": OF_FAMILY["gpt2"],
+}
+
+
+@pytest.mark.parametrize("what", NO_GGUF)
+def test_what_has_no_gguf_form_is_not_written(what, tmp_path):
+    net = with_text(random(NO_GGUF[what]), tmp_path / "text.gguf")
+    with pytest.raises(ValueError, match=r"no GGUF form .* save_pretrained writes it"):
+        mp.save_gguf(net, tmp_path / "new" / "a.gguf", "f32")
+    assert [p.name for p in tmp_path.iterdir()] == ["text.gguf"]
 
 
 def with_text(net, path):
@@ -319,15 +344,14 @@ def test_every_architecture_is_read_as_it_was_written(architecture, tmp_path):
             assert (off <= limit * (w.ndim > 1)).all(), path
     mp.save_gguf(back, tmp_path / "b.gguf", "f32")
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
-    assert architecture in ARCHITECTURES
+    with GGUF(tmp_path / "a.gguf") as file:
+        assert file.metadata["general.architecture"] == architecture.split(",")[0]
+    assert {name.split(",")[0] for name in OF_ARCHITECTURE} == {*ARCHITECTURES}
 
 
 def in_four_bits(net, path, kind):
     """A GGUF file of a model whose matrices are in random blocks of 4 bits."""
     mp.save_gguf(with_text(net, path.with_suffix(".text")), path, "f32")
-    from minipeft.io.block_formats import FORMATS
-    from minipeft.io.gguf import GGUF
-
     rng = np.random.default_rng(2)
     with GGUF(path) as file:
         arrays = {}
@@ -387,7 +411,10 @@ GGUF_CHANGES = {
     "another architecture": ({"general.architecture": "mamba"}, "unknown architecture"),
     "a key that changes logits": ({"llama.expert_count": 8}, "llama.expert_count = 8"),
     "a scaled RoPE": ({"llama.rope.scaling.type": "yarn"}, "yarn"),
-    "part of a head": ({"llama.rope.dimension_count": 4}, "rotates 4 of 8"),
+    "part of a head": ({"llama.rope.dimension_count": 4}, "= 4, here it must be 8"),
+    "both ways": ({"llama.attention.causal": False}, "causal = False, here it must be True"),
+    "wider values": ({"llama.attention.value_length": 16}, "= 16, here it must be 8"),
+    "other words": ({"llama.vocab_size": 36}, "vocab_size = 36, here it must be 37"),
     "another width": ({"llama.embedding_length": 64}, "expected"),
     "more layers": ({"llama.block_count": 3}, "blk.2"),
     "no number of layers": ({"llama.block_count": None}, "no 'layers'"),
@@ -397,8 +424,6 @@ GGUF_CHANGES = {
 
 @pytest.mark.parametrize("what", GGUF_CHANGES)
 def test_a_gguf_file_that_says_something_else_is_refused(what, tmp_path):
-    from minipeft.io.gguf import GGUF
-
     changes, text = GGUF_CHANGES[what]
     net = with_text(random(LLAMA), tmp_path / "text")
     path = mp.save_gguf(net, tmp_path / "a.gguf", "f32")

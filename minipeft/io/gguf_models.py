@@ -35,11 +35,17 @@ KEYS = {
     "attention.scale": "attention_scale", "residual_scale": "residual_scale",
     "logit_scale": "logits_scale", "rope.freq_base": "rope_theta",
 }  # fmt: skip
-WITHOUT_EFFECT = {
-    "attention.value_length", "rope.dimension_count", "vocab_size", "attention.causal",
-    "rope.scaling.type", "rope.scaling.original_context_length",
-}  # fmt: skip
+# {key that must have one value, if it is there: that value for a Config}
+FIXED = {
+    "attention.causal": lambda config: True,
+    "attention.value_length": lambda config: config.head_width,
+    "rope.dimension_count": lambda config: config.head_width,
+    "rope.scaling.type": lambda config: "none",
+    "vocab_size": lambda config: config.vocab,
+}
+WITHOUT_EFFECT = {"rope.scaling.original_context_length"}  # where no RoPE is scaled
 LLAMA = dict(norm="rms", position="rope", mlp="swiglu", bias=False)
+LIKE_LLAMA = ("llama", "granite")  # where llama.cpp knows biases of the MLP, and a scaled RoPE
 # {architecture there: (fields of a Config, whether rows of q and k are reordered)}
 ARCHITECTURES = {
     "llama": (LLAMA, True),
@@ -47,7 +53,7 @@ ARCHITECTURES = {
     "smollm3": (LLAMA, True),
     "qwen2": (LLAMA | {"qkv_bias": True}, False),
     "qwen3": (LLAMA | {"qk_norm": True}, False),
-    "starcoder2": (dict(norm="layer", position="rope", mlp="gelu"), False),
+    "starcoder2": (dict(norm="layer", position="rope", mlp="gelu", bias=True), False),
 }
 LLAMA3 = ((8.0, 1.0, 4.0, 8192.0), (32.0, 1.0, 4.0, 8192.0))  # rope_scaling of Llama 3.1, 3.2
 HELD = ("Q4_0", "Q4_1")  # what can stay in the codes of the file
@@ -100,14 +106,11 @@ def config_from_gguf(file, kind):
     prefix, fields = f"{kind}.", dict(ARCHITECTURES[kind][0])
     for key, value in file.metadata.items():
         name = key.removeprefix(prefix)
-        if name == key or name in WITHOUT_EFFECT:
+        if name == key or name in WITHOUT_EFFECT or name in FIXED:
             continue
         if name not in KEYS:
             raise ValueError(f"{file.path} has {key} = {value!r:.80}, which is not here")
         fields[KEYS[name]] = value
-    told = file.metadata.get(f"{prefix}rope.scaling.type", "none")
-    if told != "none":
-        raise ValueError(f"{file.path} has RoPE scaled by {told!r:.80}, which is not here")
     if "token_embd.weight" not in file.entries:
         raise ValueError(f"{file.path} has no token_embd.weight")
     fields["vocab"] = file.entries["token_embd.weight"][1][0]
@@ -115,30 +118,43 @@ def config_from_gguf(file, kind):
     for name, value in fields.items():
         if type(value) is float:  # of float32 the digits that count
             fields[name] = float(f"{value:.7g}")
-    if "blk.0.attn_q.bias" in file.entries and kind == "llama":
-        fields["qkv_bias"] = True
-        fields["bias"] = "blk.0.attn_output.bias" in file.entries
-        fields["mlp_bias"] = False
+    biases = {"qkv_bias": "attn_q", "bias": "attn_output", "mlp_bias": "ffn_up"}
+    fields |= {key: f"blk.0.{name}.bias" in file.entries for key, name in biases.items()}
     if kind == "smollm3":
-        fields["nope"] = tuple(range(3, fields["layers"], 4))
+        fields["nope"] = no_rope_layers(fields["layers"])
     with error_context(file.path):
         config = Config.from_dict({k: v for k, v in fields.items() if v is not None})
-    rotary = file.metadata.get(f"{prefix}rope.dimension_count", config.head_width)
-    if config.position == "rope" and rotary != config.head_width:
-        raise ValueError(f"{file.path} rotates {rotary} of {config.head_width} in a head")
+    for name, value_for in FIXED.items():
+        told, value = file.metadata.get(prefix + name), value_for(config)
+        if told not in (None, value):
+            raise ValueError(
+                f"{file.path} has {prefix}{name} = {told!r:.80}, here it must be {value!r}; "
+                "give another file"
+            )
     return with_rope_factors(file, config)
+
+
+def no_rope_layers(layers):
+    """Returns the layers of SmolLM 3 without RoPE, each fourth, which a file does not tell."""
+    return tuple(range(3, layers, 4))
 
 
 def with_rope_factors(file, config):
     """Returns the Config with the rope_scaling that the factors in a file are of, if any."""
     if "rope_freqs.weight" not in file.entries:
         return config
-    for scaling in LLAMA3:
-        if np.allclose(divisors(config, scaling), file.read("rope_freqs.weight"), rtol=1e-5):
-            return config.with_(rope_scaling=scaling)
-    if (file.read("rope_freqs.weight") == 1.0).all():
+    factors = file.read("rope_freqs.weight")
+    if (factors == 1.0).all():
         return config
+    if scaling := scaling_of(config, factors):
+        return config.with_(rope_scaling=scaling)
     raise ValueError(f"{file.path} has RoPE factors that are not those of Llama 3.1 or 3.2")
+
+
+def scaling_of(config, factors):
+    """Returns the rope_scaling that divides frequencies by such factors, or None."""
+    found = (s for s in LLAMA3 if np.allclose(divisors(config, s), factors, rtol=1e-5))
+    return next(found, None)
 
 
 def name_of(path):
@@ -209,19 +225,39 @@ def write_model(model, file, kind, vocabulary):
 
 
 def architecture_of(config):
-    """Returns the first architecture that a model of this Config has; ValueError if none."""
-    for kind, (fields, _) in ARCHITECTURES.items():
-        same = all(getattr(config, key) == value for key, value in fields.items())
-        told = {"qkv_bias", "qk_norm", "window", "nope", "parallel"} - fields.keys()
-        plain = not any(getattr(config, key) for key in told) and config.rotary == 1.0
-        if same and plain and config.has_bias("q_proj") == fields.get("qkv_bias", config.bias):
-            scales = (config.embedding_scale, config.residual_scale, config.logits_scale)
-            scaled = scales != (1.0, 1.0, 1.0) or config.attention_scale is not None
-            if not scaled or kind == "granite":
-                return kind
+    """Returns the first architecture that has a model of this Config; ValueError if none."""
+    for kind in ARCHITECTURES:
+        if is_of(config, kind):
+            return kind
     raise ValueError(
-        f"there is no GGUF form of this shape here; there are {', '.join(ARCHITECTURES)}"
+        f"there is no GGUF form of this shape here; there are {', '.join(ARCHITECTURES)}, "
+        "without windows and with RoPE of the whole head, unscaled or as in Llama 3; "
+        "save_pretrained writes it as a folder"
     )
+
+
+def is_of(config, kind):
+    """Returns whether llama.cpp computes a model of this Config as this architecture."""
+    fields, like_llama = ARCHITECTURES[kind][0], kind in LIKE_LLAMA
+    scales = (config.embedding_scale, config.residual_scale, config.logits_scale)
+    scaled = scales != (1.0, 1.0, 1.0) or config.attention_scale is not None
+    mlp_bias, scaling = config.has_bias("mlp.up_proj"), config.rope_scaling
+    return (
+        all(getattr(config, key) == value for key, value in fields.items())
+        and config.has_bias("q_proj") == fields.get("qkv_bias", config.bias)
+        and (mlp_bias == config.bias or (mlp_bias and like_llama))
+        and config.qk_norm == fields.get("qk_norm", False)
+        and not (config.window or config.parallel or config.rotary != 1.0)
+        and config.nope == (no_rope_layers(config.layers) if kind == "smollm3" else ())
+        and (not scaled or kind == "granite")
+        and (not scaling or (like_llama and read_back(config, scaling)))
+    )
+
+
+def read_back(config, scaling):
+    """Returns whether the factors of a rope_scaling are those that are read from a file."""
+    factors = divisors(config, scaling)
+    return bool((factors == 1.0).all()) or scaling_of(config, factors) is not None
 
 
 def config_to_gguf(config, kind):
