@@ -140,6 +140,37 @@ def test_gpt2s_queries_and_values_are_parts_of_one_matrix(tmp_path):
         np.testing.assert_allclose(3.0 * b[rows] @ a, to_numpy(delta.change()), rtol=1e-5)
 
 
+GPT2 = SHAPES["gpt2"].with_(kv_heads=4)
+NEOX = GPT2.with_(position="rope", mlp="gelu-erf", parallel=True, tied=False)
+
+
+@pytest.mark.parametrize("config", [GPT2, NEOX], ids=["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("targets", [("q_proj",), ("v_proj", "up_proj"), ("up_proj",)], ids=str)
+def test_a_part_of_a_matrix_may_have_only_a_bias(config, targets, tmp_path):
+    net = model(config, precision="float32")
+    adapter = mp.attach(net, mp.LoRA(r=2, target_modules=targets, bias="all"), "a")
+    rng = np.random.default_rng(0)
+    for p in adapter.parameters():
+        p.data = xp.asarray(rng.standard_normal(p.shape), dtype=p.dtype)
+    folder = mp.export_adapter(net, "a", tmp_path)
+    fresh = model(config, precision="float32")
+    mp.import_adapter(fresh, folder)
+    np.testing.assert_allclose(logits(fresh), logits(net), rtol=1e-4, atol=1e-5)
+    names = {name.split(".", 5)[-1] for name, _ in contents(folder) if ".bias" in name}
+    whole = "c_attn" if config is GPT2 else "query_key_value"
+    inside = {n for n in names if whole in n}
+    base = "" if targets == ("up_proj",) else "base_layer."
+    assert inside == {f"{'attn' if config is GPT2 else 'attention'}.{whole}.{base}bias"}
+
+
+def test_one_bias_of_which_a_part_trains_is_refused(tmp_path):
+    net = model(GPT2, precision="float32")
+    mp.attach(net, mp.LoRA(r=2, target_modules=("q_proj",), bias="lora_only"), "a")
+    with pytest.raises(ValueError, match=r"c_attn is one matrix .* use bias='all'"):
+        mp.export_adapter(net, "a", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_parts_that_are_scaled_differently_are_refused(tmp_path):
     net = model(SHAPES["gpt2"].with_(kv_heads=4), precision="float32")
     mp.attach(net, mp.LoRA(r=2, alpha_pattern={"q_proj": 4.0}), "a")

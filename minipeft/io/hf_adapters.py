@@ -144,6 +144,7 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
                 continue  # it was written with the first of its parts
             how = method, modules.there[module], changed, modules.sizes(paths)
             named = whole(*how, modules, common)
+            module = next((p for p in paths if p in adapter.deltas), module)
         arrays |= {modules.name(adapter, f"{module}.{n}"): array for n, array in named.items()}
     for path, delta in adapter.deltas.items():
         for name, array in delta.hf_frozen().items():

@@ -56,8 +56,22 @@ def fused(method, there, parts, sizes, family, heads):
 
     Raises ValueError if no change of the whole computes the same.
     """
+    biases = [None if part is None else part.get("bias") for part in parts]
+    changes = [{n: a for n, a in (part or {}).items() if n != "bias"} or None for part in parts]
+    arrays = change_of(method, there, changes, sizes, family, heads) if any(changes) else {}
+    if all(bias is None for bias in biases):
+        return arrays
+    if any(bias is None for bias in biases):
+        raise ValueError(
+            f"{there} is one matrix in HF's model with one bias, and only a part of it trains; "
+            "use bias='all', or target all of its parts"
+        )
+    return arrays | {"bias": family.join([to_numpy(bias) for bias in biases], heads)}
+
+
+def change_of(method, there, parts, sizes, family, heads):
+    """Returns the arrays of the whole matrix without its bias, as `fused` does."""
     given = [part for part in parts if part is not None]
-    names = {*given[0]}
     filled = [
         unchanged(method, there, given[0], size) if part is None else part
         for part, size in zip(parts, sizes, strict=True)
@@ -65,7 +79,7 @@ def fused(method, there, parts, sizes, family, heads):
     inputs = [name for name, a in given[0].items() if not is_of_rows(name, a)]
     if all(same(part[name], given[0][name]) for part in given for name in inputs):
         return common_form(filled, family, heads)
-    if names - {"bias"} not in LOW_RANK:
+    if {*given[0]} not in LOW_RANK:
         raise ValueError(
             f"{there} is one matrix in HF's model, and {type(method).__name__} has changed its "
             "parts in ways that no change of the whole computes; save_adapter can save it"

@@ -102,6 +102,7 @@ METHODS = {
     "lora, q and v": mp.LoRA(r=2, target_modules=("q_proj", "v_proj")),
     "rslora": mp.RSLoRA(r=2, target_modules=(*QKV, "o_proj")),
     "lora and biases": mp.LoRA(r=2, target_modules=QKV, bias="all"),
+    "lora of v and biases": mp.LoRA(r=2, target_modules=("v_proj", "o_proj"), bias="all"),
     "lora and modules": mp.LoRA(r=2, modules_to_save=("lm_head", "ln_f")),
     "dora": mp.DoRA(r=2, target_modules=(*QKV, "down_proj")),
     "ia3": mp.IA3(),
