@@ -163,6 +163,50 @@ def test_a_part_of_a_matrix_may_have_only_a_bias(config, targets, tmp_path):
     assert inside == {f"{'attn' if config is GPT2 else 'attention'}.{whole}.{base}bias"}
 
 
+def test_the_parts_of_a_fused_matrix_may_be_smaller_than_its_rank(tmp_path):
+    """Three changes of rank 4 are one of rank 12 there; k has 4 rows."""
+    config = SHAPES["llama"].with_(rotary=0.5, head_width=4, kv_heads=1)  # a Phi-3
+    net = model(config, precision="float32")
+    adapter = mp.attach(net, mp.PiSSA(r=2, target_modules=("q_proj", "k_proj", "v_proj")), "a")
+    for p in adapter.parameters():
+        p.data = p.data + 0.1
+    folder = mp.export_adapter(net, "a", tmp_path / "a")
+    ranks = json.loads((folder / "adapter_config.json").read_text())["rank_pattern"]
+    assert {*ranks.values()} == {12} and config.target_shapes["blocks.0.attn.k_proj"][0] == 4
+    fresh = model(config, precision="float32")
+    mp.import_adapter(fresh, folder, "b")
+    np.testing.assert_allclose(logits(fresh), logits(net), rtol=1e-4, atol=1e-5)
+    mp.export_adapter(fresh, "b", tmp_path / "b")
+    assert contents(folder) == contents(tmp_path / "b")
+    again = model(config, precision="float32")
+    mp.load_adapter(again, mp.save_adapter(fresh, "b", tmp_path / "c"))
+    assert (logits(again) == logits(fresh)).all()
+
+
+@pytest.mark.parametrize("r", [9, 10**9])
+def test_a_rank_above_that_of_a_matrix_comes_from_there_if_the_file_holds_it(r, tmp_path):
+    net = model(SHAPES["llama"], precision="float32")
+    adapter = mp.attach(net, mp.LoRA(r=2, target_modules=("k_proj",)), "a")
+    for p in adapter.parameters():
+        p.data = p.data + 0.1
+    folder = mp.export_adapter(net, "a", tmp_path)
+    path, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"r": r, "lora_alpha": r * values["lora_alpha"] / 2}))
+    wide = {}
+    for key, a in load_file(file).items():
+        axis = 0 if "lora_A" in key else 1
+        wide[key] = np.concatenate([a, *[0 * a] * 4], axis=axis).take(range(9), axis=axis)
+    save_file(wide, file)
+    fresh = model(SHAPES["llama"], precision="float32")
+    if r == 9:
+        mp.import_adapter(fresh, folder)
+        np.testing.assert_allclose(logits(fresh), logits(net), rtol=1e-4, atol=1e-5)
+        return
+    with pytest.raises(ValueError, match=f"r = {r} is more than"):
+        mp.import_adapter(fresh, folder)
+
+
 def test_one_bias_of_which_a_part_trains_is_refused(tmp_path):
     net = model(GPT2, precision="float32")
     mp.attach(net, mp.LoRA(r=2, target_modules=("q_proj",), bias="lora_only"), "a")

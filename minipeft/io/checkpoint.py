@@ -21,6 +21,7 @@ from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import adapters, base_parameters, find
 from ..peft.methods import METHODS
+from ..peft.targets import any_rank
 from .arrays import read_arrays, read_config, write_arrays
 from .files import as_path, error_context, write_json
 from .identity import base_identity, difference
@@ -145,7 +146,7 @@ def load_adapter(model, folder, name=None):
             method, extra = method_from_config(values)
             method = method.export_form()  # older files name a network but do not hold it
         check_base(file.path, model, extra)
-        with error_context(file.path):
+        with error_context(file.path), any_rank(file.count):
             check_count(file, method, model.config)
             adapter = prepare(model, method, name)
         like = {hf_name(key, method): a for key, a in adapter.saved().items()}

@@ -22,7 +22,7 @@ from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
-from ..peft.targets import Targeted, first_match, matches
+from ..peft.targets import Targeted, any_rank, first_match, matches
 from .arrays import SEAL, read_arrays, sealed_config, write_arrays
 from .checkpoint import OURS, method_from_config
 from .files import as_path, error_context, json_text, write_bytes
@@ -56,7 +56,8 @@ def export_adapter(model, name, folder):
     adapter, modules, folder = find(model, name), HFModules(model), as_path(folder)
     check_there(adapter.method.export_form(), modules)
     arrays = hf_arrays(model, adapter, modules)
-    config = json_text(hf_config(adapter, modules, arrays))
+    with any_rank(adapter.count):
+        config = json_text(hf_config(adapter, modules, arrays))
     seal = {SEAL: hashlib.sha256(config).hexdigest()}
     write_arrays(folder / "adapter_model.safetensors", arrays, seal)
     write_bytes(folder / "adapter_config.json", config)
@@ -76,7 +77,7 @@ def import_adapter(model, folder, name=None):
     path = folder / "adapter_model.safetensors"
     with Safetensors(path) as file:
         values, entries = sealed_config(file, folder / "adapter_config.json"), file.entries
-        with error_context(path):
+        with error_context(path), any_rank(file.count):
             method = method_from_hf(values, entries, modules)
             check_there(method, modules)
             if method.count(model.config) > most_parameters(file, modules):

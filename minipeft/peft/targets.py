@@ -1,7 +1,9 @@
 """Which modules or parameters of a model a method changes, chosen by their names."""
 
+import contextlib
 import math
 import re
+from contextvars import ContextVar
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -10,6 +12,7 @@ from ..model.layers import Embedding, Linear, Site, TiedHead
 from .base import Method, base_parameters
 from .formula import SYMBOL, Term, evaluate, terms_of_shapes
 
+_held = ContextVar("held", default=0)  # how many values the file has that is being read
 TABLES = ("wte", "lm_head")  # which 'all-linear' leaves out, as HF PEFT does
 
 
@@ -245,6 +248,25 @@ def check_rank(path, r, shape):
             f"r = {r} is more than {path} can use: a {tuple(shape)} weight "
             f"has rank ≤ {min(shape)}; lower r or leave {path} out"
         )
+
+
+def check_factors(path, r, shape):
+    """Raises ValueError as `check_rank` does, but not for factors that a file holds already.
+
+    A rank above that of the matrix wastes memory, and computes no other numbers.
+    """
+    if r * sum(shape) > _held.get():
+        check_rank(path, r, shape)
+
+
+@contextlib.contextmanager
+def any_rank(values):
+    """Inside the block, factors of any rank pass that are among so many values of a file."""
+    token = _held.set(values)
+    try:
+        yield
+    finally:
+        _held.reset(token)
 
 
 def room_for(slots, context):

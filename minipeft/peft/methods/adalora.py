@@ -33,7 +33,7 @@ from ...engine.ops import square
 from ...model.layers import Dropout, Parameter
 from ...options import option
 from ..base import Delta
-from ..targets import Targeted, check_rank, shape, weight
+from ..targets import Targeted, check_factors, shape, weight
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class AdaLoRA(Targeted):
             raise ValueError(f"target_r = {self.target_r} is more than init_r = {self.init_r}")
 
     def for_module(self, path, shape):
-        check_rank(path, self.init_r, shape)
+        check_factors(path, self.init_r, shape)
         return self
 
     def formula(self, n_out, n_in):

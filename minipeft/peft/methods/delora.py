@@ -25,7 +25,7 @@ from ...engine.tensor import record, value
 from ...model.layers import Dropout, Parameter, kaiming_uniform
 from ...options import option
 from ..base import Delta
-from ..targets import Targeted, check_rank, patterned, shape, weight
+from ..targets import Targeted, check_factors, patterned, shape, weight
 
 SHORTEST = 1e-4  # what a length is taken for at least
 
@@ -59,7 +59,7 @@ class DeLoRA(Targeted):
 
     def for_module(self, path, shape):
         own = patterned(self, path)
-        check_rank(path, own.r, shape)
+        check_factors(path, own.r, shape)
         return own
 
     def make_deltas(self, model, rng):

@@ -22,7 +22,7 @@ from ...engine.functional import linear
 from ...model.layers import Dropout, Parameter, kaiming_uniform
 from ...options import option
 from ..base import Delta
-from ..targets import Targeted, check_rank, shape, weight
+from ..targets import Targeted, check_factors, shape, weight
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class HiRA(Targeted):
     hf_lacks = ("layers_to_transform",)
 
     def for_module(self, path, shape):
-        check_rank(path, self.r, shape)
+        check_factors(path, self.r, shape)
         return self
 
     def delta(self, layer, rng):

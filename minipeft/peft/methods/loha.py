@@ -16,7 +16,7 @@ from ...engine.functional import linear
 from ...model.layers import Parameter, kaiming_uniform
 from ...options import option
 from ..base import Delta
-from ..targets import Targeted, check_rank, patterned, shape, weight
+from ..targets import Targeted, check_factors, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LoHa(Targeted):
 
     def for_module(self, path, shape):
         own = patterned(self, path, "alpha")
-        check_rank(path, own.r, shape)
+        check_factors(path, own.r, shape)
         return own
 
     def delta(self, layer, rng):

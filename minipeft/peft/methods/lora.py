@@ -24,7 +24,7 @@ from ...model.layers import Dropout, Embedding, Parameter, kaiming_uniform
 from ...options import option
 from ..base import Delta, base_parameters
 from ..formula import terms_of_shapes
-from ..targets import Targeted, check_rank, matching, patterned, shape, weight
+from ..targets import Targeted, check_factors, matching, patterned, shape, weight
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LoRA(Targeted):
 
     def for_module(self, path, shape):
         own = patterned(self, path, "lora_alpha")
-        check_rank(path, own.r, shape)
+        check_factors(path, own.r, shape)
         return own
 
     def copied(self, config):
