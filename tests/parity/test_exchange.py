@@ -1,5 +1,6 @@
 """Folders of adapters go to HF PEFT and come from it, and compute the same there and here."""
 
+import dataclasses
 import json
 
 import pytest
@@ -65,6 +66,9 @@ def test_exported_is_the_file_that_hf_peft_would_write(row, tmp_path):
     ours, theirs = (load_file(tmp_path / side / "adapter_model.safetensors") for side in SIDES)
     theirs = pair.row.files.both(theirs)
     assert_close(ours, theirs, ROWS[row].files.tensors)
+    words = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    known = {field.name for field in dataclasses.fields(getattr(peft, pair.row.ours.hf_config))}
+    assert words.keys() <= known  # HF PEFT warns of others
     if ROWS[row].files.config:
         said = [peft.PeftConfig.from_pretrained(tmp_path / side).to_dict() for side in SIDES]
         assert said[0].keys() == said[1].keys()

@@ -41,7 +41,7 @@ class LoHa(Targeted):
     peft_type = "LOHA"
     hf_config = "LoHaConfig"
     hf_prefix = "hada_"
-    hf_lacks = ("layers_to_transform",)
+    hf_lacks = ("layers_to_transform", "fan_in_fan_out")
     hf_on_gpt2 = False
 
     def for_module(self, path, shape):

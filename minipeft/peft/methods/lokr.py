@@ -48,7 +48,7 @@ class LoKr(Targeted):
     peft_type = "LOKR"
     hf_config = "LoKrConfig"
     hf_prefix = "lokr_"
-    hf_lacks = ("layers_to_transform",)
+    hf_lacks = ("layers_to_transform", "fan_in_fan_out")
     hf_whole = True
     hf_on_gpt2 = False
 
