@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from minipeft.engine.backend import np, to_numpy
 from minipeft.io.arrays import read_arrays, write_arrays
-from minipeft.io.files import write_bytes, write_json
+from minipeft.io.files import check_writable, write_bytes, write_json, write_parts
 from minipeft.io.safetensors import Safetensors
 from minipeft.peft.base import adapters, in_use
 from strategies import batch, model
@@ -451,3 +451,27 @@ def test_what_a_killed_process_left_is_ignored_and_removed_an_hour_later(tmp_pat
     mp.load_model(tmp_path)
     write_bytes(path, path.read_bytes())
     assert not old.exists() and fresh.exists() and other.exists()
+
+
+def test_a_refused_write_leaves_no_folder(tmp_path):
+    def parts():
+        yield b"half"
+        raise ValueError("no luck")
+
+    with pytest.raises(ValueError, match="no luck"):
+        write_parts(tmp_path / "a" / "b" / "x", parts())
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()  # which somebody else made stays
+    with pytest.raises(ValueError, match="no luck"):
+        write_parts(tmp_path / "a" / "b" / "x", parts())
+    assert [p.name for p in tmp_path.rglob("*")] == ["a"]
+
+
+def test_to_check_a_place_creates_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "x", tmp_path / "y")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "y").write_bytes(b"")
+    for bad in (tmp_path, tmp_path / "y" / "b" / "x"):
+        with pytest.raises(OSError, match="cannot be written"):
+            check_writable(bad)
+    assert [p.name for p in tmp_path.iterdir()] == ["y"]

@@ -143,6 +143,18 @@ def test_the_merged_model_answers_as_the_attached_one(folder, tuned, monkeypatch
         assert "would replace what is read" in capsys.readouterr().err
 
 
+def test_a_refused_merge_leaves_no_folder(folder, tmp_path, capsys):
+    """A prefix cannot be merged; a damaged adapter cannot even be read."""
+    prefix, out = tmp_path / "prefix", tmp_path / "new" / "out"
+    assert tune(folder, prefix, "--steps", "1", "--method", "prefix") == 0
+    line = ["merge", str(folder / "base")]
+    for adapter in (prefix, tmp_path / "none"):
+        for how in ([str(out)], [str(out / "a.gguf"), "--gguf", "f32"]):
+            assert main([*line, str(adapter), *how]) == 2
+    assert "cannot be merged" in capsys.readouterr().err
+    assert not out.parent.exists()
+
+
 def test_an_interrupted_run_keeps_what_was_learnt_and_goes_on(
     folder, tmp_path, monkeypatch, capsys
 ):

@@ -80,14 +80,31 @@ def sync(folder):
 
 
 @contextlib.contextmanager
-def writing(path):
-    """Create the file's folder; inside the block, an OSError names the file and what to do."""
+def named(path):
+    """Inside the block, an OSError names the file to be written, and says what to do."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         text = f"{path} cannot be written ({error}); make room, or give another place"
         raise type(error)(text) from None
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Create the file's folder; inside the block, errors are `named`.
+
+    After an error, no folder stays that was created for the file and is empty.
+    """
+    with named(path):
+        new = [folder for folder in path.parents if not folder.exists()]  # innermost first
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            for folder in new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
 
 
 def as_path(path):
@@ -96,10 +113,14 @@ def as_path(path):
 
 
 def check_writable(*paths):
-    """Raises OSError if any of the files could not be written: to know before a long run."""
+    """Raises OSError if any of the files could not be written: to know before a long run.
+
+    Nothing is created: where its folder is missing, the nearest one above is tried.
+    """
     for path in map(as_path, paths):
-        with writing(path):
-            tempfile.TemporaryFile(dir=path.parent).close()
+        with named(path):
+            there = next(folder for folder in path.parents if folder.exists())
+            tempfile.TemporaryFile(dir=there).close()
             if path.is_dir():
                 raise IsADirectoryError("a folder of that name is there")
 

@@ -242,7 +242,11 @@ def test_adapters_of_fused_matrices_come_from_hf_peft(family, method, tmp_path):
     with torch.no_grad():
         logits = attached(torch.tensor(IDS)).logits.numpy()
     assert difference(ours(net), logits) < 5e-6
-    if method in ("lora", "lora, a high rank", "ia3"):  # untrained since, it goes back as it came
+    if method in (
+        "lora",
+        "lora, a high rank",
+        "ia3",
+    ):  # untrained since, it goes back as it came
         mp.export_adapter(net, "adapter", tmp_path / "back")
         from safetensors.numpy import load_file
 
