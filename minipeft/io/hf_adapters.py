@@ -22,7 +22,7 @@ from ..model.transaction import all_or_nothing
 from ..peft.attach import check_name, install, prepare, use
 from ..peft.base import base_parameters, find
 from ..peft.methods import METHODS
-from ..peft.targets import Targeted, first_match, matches, targeted
+from ..peft.targets import Targeted, first_match, in_layers, matches, targeted
 from .arrays import SEAL, read_arrays, sealed_config, write_arrays
 from .checkpoint import OURS, hf_name, method_from_config
 from .families import FAMILIES, family_of
@@ -140,18 +140,19 @@ class HFModules:
         found = self.here.get(self.there[path], [path])
         return found if path in found else [path]
 
-    def targets(self, names):
+    def targets(self, names, layers):
         """Returns the paths here of matrices whose path there is, or ends in, one of the names.
 
-        Raises ValueError for names that are a regular expression.
+        Those in blocks of these numbers only, if any. Raises ValueError for names that are a
+        regular expression.
         """
+        paths = in_layers(self.config.target_shapes, layers)
         if isinstance(names, str) and names != "all-linear":
             raise ValueError(
                 f"target_modules is the pattern {names!r}; expected a list of names"
             )
         if names == "all-linear":
-            return [*targeted(self.config.target_shapes, names)]
-        paths = self.config.target_shapes
+            return [*targeted(paths, names)]
         return [p for p in paths if any(matches([self.there[p]], name) for name in names)]
 
     def named(self, names):
@@ -193,9 +194,10 @@ class HFModules:
 def hf_arrays(model, adapter, modules, tables=(), common=False):
     """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
-    The token tables, and the copies of a frozen array that each module has there, are among
-    them if their names are among `tables`. common: of a matrix that is one there, the parts
-    have a change in common, as what comes from there has.
+    tables: of a file that comes from there, the names in it; the token tables are among the
+    arrays if they are among those, as are frozen arrays, which each module may have a copy of.
+    common: of a matrix that is one there, the parts have a change in common, as what comes from
+    there has.
     """
     method, of_modules = adapter.method, {}
     for path in adapter.deltas:
@@ -220,7 +222,8 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
     for name, array in method.hf_frozen(adapter).items():
         last = name.split(".")[-1]
         copies = [modules.name(adapter, f"{path}.{last}") for path in adapter.deltas]
-        arrays |= {n: array for n in (name, *copies) if n == name or n in tables}
+        there = tables if tables else (name,)
+        arrays |= {n: array for n in (name, *copies) if n in there}
     base = dict(base_parameters(model))
     for path in ("wte", "lm_head"):
         name = f"base_model.model.{modules.there[path]}.base_layer.weight"
@@ -347,8 +350,8 @@ def method_from_hf(values, entries, modules):
     options = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_unused(v)}
     targets = targets_in(entries, modules)
     if not targets and issubclass(EXCHANGED[peft_type], Targeted):  # it has shared arrays only
-        targets = modules.targets(values.get("target_modules") or ())
-        options["layers_to_transform"] = values.get("layers_to_transform")
+        names, layers = values.get("target_modules") or (), values.get("layers_to_transform")
+        targets = modules.targets(names, layers)
     if targets:
         options["target_modules"] = tuple(targets)
     options = EXCHANGED[peft_type].from_hf(options, targets)

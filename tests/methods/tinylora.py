@@ -14,6 +14,8 @@ def equation(method, a, w):
     """W + U S (Σᵢ vᵢ Pᵢ) Vᵀ, or with √S on both sides"""
     u, s, vt = np.linalg.svd(w, full_matrices=False)
     u, s, vt = u[:, : method.r], s[: method.r], vt[: method.r]
+    signs = [np.sign(row[np.abs(row).argmax()]) for row in vt]  # the largest is positive
+    u, vt = u * signs, np.diag(signs) @ vt
     (v,) = [array for name, array in vars(a).items() if name.startswith("tinylora_v")]
     middle = sum(number * p for number, p in zip(v, a.p, strict=True))
     if method.balanced:
