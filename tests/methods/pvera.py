@@ -25,8 +25,8 @@ def drawn(draw, config):
 
 SQUARE = mp.PVeRA(r=5, target_modules=("q_proj", "o_proj"))
 BUGS = (
-    Bug("PVeRA: the same noise for any rows", "F.noise(x, rng)",
-        "F.noise(x, np.random.default_rng(0))", 14, SQUARE, module="model.layers"),
+    Bug("PVeRA: the same noise for any rows", "normal(x, rng)",
+        "normal(x, np.random.default_rng(0))", 14, SQUARE, module="model.layers"),
     Bug("PVeRA: noise at evaluation too", "self.noise(both[..., :r])",
         "np.ones((r,))", 5, SQUARE),
     Bug("PVeRA: the variance's half of d in the merge", "self.pvera_lambda_d.data[:r]",
