@@ -265,8 +265,9 @@ class Noise(Module):
     """Values from N(0, 1) in the shape of x, an array, if in training; elsewhere None."""
 
     def forward(self, x):
-        rng = _rng.get()
-        return None if rng is None else F.noise(x, rng)
+        if (rng := _rng.get()) is not None:
+            return F.noise(x, rng)
+        return None
 
 
 def kaiming_uniform(rng, n_out, n_in):
