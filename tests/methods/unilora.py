@@ -34,10 +34,9 @@ def drawn(draw, config):
 
 SQUARE = mp.UniLoRA(2, 9, ("q_proj", "o_proj"))
 BUGS = (
-    Bug("Uni-LoRA: scale missing", 
+    Bug("Uni-LoRA: scale missing",
         "theta[self.taken_a] * self.scale_a, theta[self.taken_b] * self.scale_b",
-        "theta[self.taken_a] * self.scale_a, theta[self.taken_b]",
-        13, SQUARE),
+        "theta[self.taken_a] * self.scale_a, theta[self.taken_b]", 13, SQUARE),
     Bug("Uni-LoRA: a vector for each target", "UniLoRADelta(self, theta, *part)",
         "UniLoRADelta(self, Parameter(theta.data.copy()), *part)", 3, SQUARE),
     Bug("Uni-LoRA: its places not those of its seed", "np.random.default_rng(seed)",
