@@ -93,6 +93,7 @@ SPEC = Spec(
             mp.TinyLoRA(2, 7, 0.5, tuple(NAMES), balanced=True),
             with_peft("TinyLoraConfig", r=2, u=7, weight_tying=0.5, target_modules=NAMES),
             names=TIED,
+            recorded=False,
             carry=carry,
             files=GOES,
         ),

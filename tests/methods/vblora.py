@@ -75,6 +75,7 @@ SPEC = Spec(
                 topk=3,
                 target_modules=QV,
             ),
+            recorded=False,
         ),
     },
     counts=(
