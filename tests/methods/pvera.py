@@ -57,6 +57,7 @@ SPEC = Spec(
             mp.PVeRA(r=9, target_modules=tuple(NAMES), projection_prng_key=4),
             mean(r=9, target_modules=NAMES, projection_prng_key=4),
             carry=carry,
+            recorded=False,  # without its noise
         ),
     },
     counts=(
