@@ -178,3 +178,12 @@ def test_a_run_does_not_go_on_upon_another_base(tmp_path):
 
 def test_the_shipped_base_has_the_checksum_it_carries():
     assert len(mp.fingerprint(mp.load_base())) == 64
+
+
+def test_a_file_whose_numbers_meant_something_else_is_refused(tmp_path, monkeypatch):
+    """Such as one of the first VeRA here, which drew other frozen matrices."""
+    net = attached("vera")[0]
+    mp.save_adapter(net, "saved", tmp_path)
+    monkeypatch.setattr(mp.VeRA, "edition", mp.VeRA.edition + 1)
+    with pytest.raises(ValueError, match="it is of edition 2 of VeRA, here is edition 3"):
+        mp.load_adapter(model(SHAPES["llama"]), tmp_path)
