@@ -95,7 +95,7 @@ def import_adapter(model, folder, name=None):
         array = array / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
     arrays |= method.hf_frozen(adapter)
-    repeated = arrays.keys() - {*trained.values()}
+    repeated = loaded.keys() - {*trained.values()}
     check_repeated(path, loaded, {key: arrays[key] for key in repeated})
     install(model, adapter)
     use(model, name)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from laws.equations import OnMatrix
 from minipeft.engine.backend import np
-from spec import COUNTED, GPT2_MEDIUM, Bug, Row, Spec
+from spec import COUNTED, GPT2_MEDIUM, Bug, Files, Row, Spec
 from strategies import DROPOUTS, targets
 from theirs import with_peft
 
@@ -58,6 +58,7 @@ SPEC = Spec(
             mean(r=9, target_modules=NAMES, projection_prng_key=4),
             carry=carry,
             recorded=False,  # without its noise
+            files=Files(same=False),
         ),
     },
     counts=(

@@ -74,7 +74,7 @@ def named(*groups):
 
 FREE = named("0.attn.q", "0.attn.v", "1.attn.q", "1.attn.v")
 TIED = named("0.attn.q", "0.mlp.down", "1.attn.v")
-GOES = Files(imported=False)  # there, which reads its frozen arrays; see `carry`
+GOES = Files(same=False, imported=False)  # there, which reads its frozen arrays; see `carry`
 SPEC = Spec(
     mp.TinyLoRA,
     draw=drawn,
