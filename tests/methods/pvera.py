@@ -28,7 +28,7 @@ BUGS = (
     Bug("PVeRA: the same noise for any rows", "normal(x, rng)",
         "normal(x, np.random.default_rng(0))", 14, SQUARE, module="model.layers"),
     Bug("PVeRA: noise at evaluation too", "self.noise(both[..., :r])",
-        "np.ones((r,))", 5, SQUARE),
+        "both[..., :r].data * 0.0 + 1.0", 5, SQUARE),
     Bug("PVeRA: the variance's half of d in the merge", "self.pvera_lambda_d.data[:r]",
         "self.pvera_lambda_d.data[r:]", 5, SQUARE),
 )  # fmt: skip
