@@ -97,7 +97,7 @@ def tokenize_conversation(tokenizer, template, messages, answers="all"):
     ValueError; `answers="last"` learns the one answer that is written in full.
 
     Raises ValueError, too, for a template that leaves out a message or ends an answer with no
-    token of `tokenizer.stop`, and for a content with a special token in it.
+    token of `tokenizer.stop`, and for a content with a special token or one of these in it.
     """
     if answers not in ANSWERS:
         raise ValueError(f'answers must be "all" or "last", got {answers!r}')
@@ -137,10 +137,20 @@ def tokenized(tokenizer, template, messages, answers):
 
 
 def check_plain(tokenizer, message, i):
-    """Raises ValueError if a special token, which would be read as such, is in a content."""
+    """Raises ValueError if a token that means more than its text is in a content.
+
+    That is a special token, or one that ends an answer, which need not be special: what follows
+    it would not be learnt.
+    """
     token = tokenizer.special_in(message["content"])
     if token:
         raise ValueError(f"message {i + 1} has the special token {token!r} in it; remove it")
+    end = next((i for i in tokenizer.encode(message["content"]) if i in tokenizer.stop), None)
+    if end is not None:
+        raise ValueError(
+            f"message {i + 1} has {tokenizer.decode([end])!r} in it, the token that ends an "
+            "answer; write it otherwise"
+        )
 
 
 def check_written(message, i, text):
