@@ -41,6 +41,7 @@ METHODS = ("full", "lora", "adapter", "prefix", "prompt")
 FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
 RATES_IN_ORDER = tuple(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 3))  # to 30
 GRID = RATES_IN_ORDER[6:12]  # 1e-3, 3e-3, … 0.3: what is tried at first
+OF_MODELS = ("data", "heldout", "batch", "quantize", "system")  # options that go with --model
 TUNED, RATES = "tune.partial.json", "learning_rates.json"
 
 
@@ -81,7 +82,7 @@ def compare_models(options, methods, budgets, seeds):
     experiments = [
         ModelExperiment(
             options.model, options.data, options.heldout, method, steps,
-            options.lr or default_rate(method), seed, options.batch, options.quantize,
+            options.lr or default_rate(method), seed, options.batch or 8, options.quantize,
             options.system,
         )
         for steps, method, seed in itertools.product(budgets, methods, seeds)
@@ -204,7 +205,7 @@ def arguments(parser):
     model.add_argument("--data", metavar="FILE", help=text)
     text = "conversations to score on (default: a tenth of --data)"
     model.add_argument("--heldout", metavar="FILE", help=text)
-    model.add_argument("--batch", type=whole, default=8, help="conversations a step: 8")
+    model.add_argument("--batch", type=whole, help="conversations a step (default: 8)")
     model.add_argument("--quantize", choices=BITS, help="hold the base in few bits")
     model.add_argument("--system", help="a system message before each conversation")
 
@@ -212,8 +213,11 @@ def arguments(parser):
 def main(options):
     """Runs `minipeft compare`."""
     tasks, methods, budgets, seeds = selection(options)
-    if options.model:
+    if options.model is not None:
         return compare_models(options, methods, budgets, seeds)
+    for name in OF_MODELS:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is of the comparison on a language model; give --model")
     plan = list(itertools.product(tasks, budgets, methods, seeds))
     given = 1.0 if options.lr is None else options.lr
     for task, steps, method, seed in plan:  # complain before anything is computed
@@ -253,12 +257,12 @@ def selection(options):
             raise ValueError(unknown("method", name, [*COMPARED, *FAMILIES]))
         members = [m for m, method in ALL.items() if method.family == FAMILIES.get(name)]
         methods += members or [name]
-    usual = ["100"] if options.model else ["300", "1200"] if full else ["300"]
+    usual = ["100"] if options.model is not None else ["300", "1200"] if full else ["300"]
     budgets = listed(options.steps, ["30"] if fast else usual)
     for steps in budgets:
         if not steps.isdecimal():
             raise ValueError(f"--steps takes whole numbers such as 300,1200, got {steps!r}")
-    usual = 1 if fast or options.model else 3 if full else 2
+    usual = 1 if fast or options.model is not None else 3 if full else 2
     first, count = options.seed, options.seeds or usual
     return (
         tasks,
