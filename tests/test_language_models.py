@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 
@@ -138,9 +139,6 @@ def test_the_merged_model_answers_as_the_attached_one(folder, tuned, monkeypatch
     tokenizers = load_tokenizer(folder / "base"), load_chat(gguf).tokenizer
     assert tokenizers[0].encode(text) == tokenizers[1].encode(text)
     assert tokenizers[0].stop == tokenizers[1].stop
-    for bad in (folder / "base", tuned):
-        assert main(["merge", str(folder / "base"), str(tuned), str(bad)]) == 2
-        assert "would replace what is read" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_keeps_what_was_learnt_and_goes_on(
@@ -225,3 +223,52 @@ def test_what_cannot_be_done_is_one_line(what, folder, tmp_path, capsys, monkeyp
     error = capsys.readouterr().err
     assert text in error and error.count("\n") == 1 and "Traceback" not in error
     assert not (tmp_path / "o" / "adapter_model.safetensors").exists()
+
+
+def held_by(folder):
+    """{path: bytes} of all files in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("a model", "holds a model (config.json)"),
+        ("a GGUF file", "holds a model (x.gguf)"),
+        ("an adapter of save_adapter", "holds an adapter (adapter_config.json)"),
+        ("an adapter of HF PEFT", "holds an adapter (adapter_config.json)"),
+        ("a stopped run without its state", "and no run.safetensors to go on from"),
+    ],
+)
+def test_tune_writes_over_nothing(what, words, folder, tuned, tmp_path, capsys):
+    out = tmp_path / "o"
+    if what == "a model":
+        shutil.copytree(folder / "base", out)
+    elif what == "a GGUF file":
+        out.mkdir()
+        (out / "x.gguf").write_bytes(b"x")
+    elif what == "an adapter of HF PEFT":
+        net = mp.from_pretrained(folder / "base")
+        mp.attach(net, mp.LoRA())
+        mp.export_adapter(net, "default", out)
+    else:
+        shutil.copytree(tuned, out)
+        (out / "tune.json").unlink()
+        if what == "a stopped run without its state":
+            (out / "tune.json").write_text('{"stopped": "interrupted after step 5 of 9"}')
+    before = held_by(out)
+    assert tune(folder, out) == 2
+    assert words in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert held_by(out) == before
+
+
+@pytest.mark.parametrize("gguf", [(), ("--gguf", "q8_0")])
+def test_merge_writes_over_nothing(gguf, folder, tuned, tmp_path, capsys):
+    (tmp_path / "old.gguf").write_bytes(b"GGUF")
+    merge = ["merge", str(folder / "base"), str(tuned)]
+    for there in (folder / "data.jsonl", folder / "base", tuned, tmp_path / "old.gguf"):
+        before = held_by(folder), held_by(tmp_path)
+        assert main([*merge, str(there), *gguf]) == 2
+        error = capsys.readouterr().err
+        assert "nothing is replaced; give a new OUT" in error and error.count("\n") == 1
+        assert (held_by(folder), held_by(tmp_path)) == before

@@ -3,7 +3,8 @@
 minipeft merge smollm2 support merged                        for transformers
 minipeft merge smollm2 support support.gguf --gguf q8_0      for llama.cpp
 
-The result needs no adapter any more, and is as fast as the model before.
+The result needs no adapter any more, and is as fast as the model before. OUT must be new: a
+file, or a folder with anything in it, is never replaced.
 """
 
 from pathlib import Path
@@ -13,10 +14,10 @@ from ..engine.tensor import no_grad
 from ..io.checkpoint import load_adapter
 from ..io.files import check_writable
 from ..io.hf_models import save_pretrained
-from ..io.pretrained import model_path
 from ..peft.base import in_use
 from ..peft.merge import merge
 from ..text.save_gguf import save_gguf
+from .outputs import check_new
 from .tune import load_chat
 
 SAMPLE = "The quick brown fox jumps over the lazy dog. 0 1 2 3 4 5 6 7 8 9"
@@ -36,7 +37,7 @@ def arguments(parser):
     """Adds the options of `minipeft merge`."""
     parser.add_argument("model", metavar="MODEL", help="a folder, a GGUF file, or smollm2")
     parser.add_argument("adapter", metavar="DIR", help="folder that `minipeft tune` wrote")
-    text = "folder to write; with --gguf the file to write"
+    text = "folder to write, new or empty; with --gguf the file to write, a new one"
     parser.add_argument("out", metavar="OUT", help=text)
     text = "write a GGUF file, with its matrices in this form"
     parser.add_argument("--gguf", choices=("q8_0", "f16", "f32"), help=text)
@@ -45,9 +46,8 @@ def arguments(parser):
 def main(options):
     """Runs `minipeft merge`."""
     out = Path(options.out)
+    check_new(out)
     check_writable(out if options.gguf else out / "model.safetensors")
-    if out.resolve() in (model_path(options.model).resolve(), Path(options.adapter).resolve()):
-        raise ValueError(f"{out} would replace what is read; give another OUT")
     chat = load_chat(options.model)
     load_adapter(chat.model, options.adapter)
     (name,) = in_use(chat.model)

@@ -26,8 +26,8 @@ from ..text.conversations import examples, read_conversations
 from ..text.tokenizer import load_tokenizer
 from ..train.fit import Settings, evaluate, fit
 from .command_line import add_method_options, method_from_options
+from .outputs import CHECKPOINT, REPORT, check_run_folder
 
-CHECKPOINT, REPORT = "run.safetensors", "tune.json"
 SLOWER = 0.2  # of a method's learning rate on the small backbone, for a language model
 BITS = ("file", *LEVELS)
 
@@ -146,7 +146,8 @@ def arguments(parser):
     add_text_options(parser)
     parser.add_argument("data", metavar="DATA", help="conversations, one a line (JSONL)")
     add_method_options(parser)
-    parser.add_argument("--out", required=True, help="folder for the adapter")
+    text = "folder for the adapter: a new one, or that of the same run, which then goes on"
+    parser.add_argument("--out", required=True, help=text)
     parser.add_argument("--steps", type=int, default=100, help="default: %(default)s")
     text = "conversations a step (default: %(default)s)"
     parser.add_argument("--batch", type=int, default=8, help=text)
@@ -172,8 +173,8 @@ def main(options):
         workers=options.workers, recompute=options.recompute,
     )  # fmt: skip
     Settings(**settings)  # raises ValueError for an impossible one, before anything is read
+    check_run_folder(options.out)
     training, heldout = split(read_conversations(options.data), options.heldout, options.seed)
-    finished(options.out)
     chat = load_chat(options.model, options.quantize, options.system)
     train = chat.examples(training, options.skip_long)
     test = chat.examples(heldout, options.skip_long)
@@ -194,13 +195,6 @@ def system_of(folder):
     report = Path(folder) / REPORT
     system = read_json(report).get("system") if report.is_file() else None
     return system if isinstance(system, str) else None
-
-
-def finished(out):
-    """Raises ValueError if a folder holds an adapter whose run is complete."""
-    report = Path(out) / REPORT
-    if report.is_file() and not read_json(report).get("stopped"):
-        raise ValueError(f"{out} holds a finished adapter; give another --out, or remove it")
 
 
 def summary(report, question, before, after):
