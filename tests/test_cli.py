@@ -38,6 +38,8 @@ BAD = {
     "compare --heldout my.jsonl": "--heldout is of the comparison on a language model",
     "compare --batch 4": "--batch is of the comparison on a language model",
     "compare --quantize nf4": "--quantize is of the comparison on a language model",
+    "compare --skip-long": "--skip-long is of the comparison on a language model",
+    "compare --answers last": "--answers is of the comparison on a language model",
     "compare --system x": "--system is of the comparison on a language model",
     "explain --method lorra": "did you mean 'lora'",
     "explain --target q_proj": "did you mean '--targets'",

@@ -14,7 +14,11 @@ pytest.importorskip("tokenizers", reason="language models need pip install 'mini
 pytest.importorskip("jinja2", reason="language models need pip install 'minipeft[llm]'")
 
 from chats import chat, talk
-from minipeft.lab.tune import Chat, load_chat
+from minipeft.io.pretrained import config_of
+from minipeft.lab import memory
+from minipeft.lab.memory import bytes_to_train
+from minipeft.lab.tune import Chat, chat_of, load_chat
+from minipeft.text.conversations import read_conversations
 
 PAIRS = [("hello", "world"), ("who", "you"), ("answer", "the answer"), ("system", "tion")]
 
@@ -183,15 +187,115 @@ def test_methods_side_by_side(folder, tmp_path, capsys):
         assert (row["merge_difference"] is None) == (row["method"] == "prefix")
 
 
-def test_full_fine_tuning_is_left_out_where_memory_is_short(
-    folder, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr("minipeft.lab.model_comparison.memory_of_machine", lambda: 10_000)
+def test_methods_are_left_out_where_memory_is_short(folder, tmp_path, monkeypatch, capsys):
+    config, (tokens, _) = config_of(folder / "base"), longest(folder)
+    full, prompt = (bytes_to_train(config, m(), 8, tokens) for m in (mp.Full, mp.Prompt))
+    assert 4 * config.size < prompt < full
     line = f"compare --model {folder / 'base'} --data {folder / 'data.jsonl'} --steps 2"
-    assert main([*line.split(), "--methods", "full,prompt", "--out", str(tmp_path)]) == 0
-    assert "left out: full fine-tuning needs about" in capsys.readouterr().err
+    line = [*line.split(), "--methods", "full,prompt", "--out", str(tmp_path)]
+    monkeypatch.setattr(memory, "memory_of_machine", lambda: (full + prompt) // 2)
+    assert main(line) == 0
+    assert "left out: full needs about" in capsys.readouterr().err
     rows = json.loads((tmp_path / "compare_model.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["prompt"]
+    monkeypatch.setattr(memory, "memory_of_machine", lambda: prompt // 2)
+    assert main(line) == 2
+    assert "prompt, which needs least, needs about" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tune", "chat", "merge", "compare"])
+def test_a_model_larger_than_memory_is_told_of_before_it_is_read(
+    command, folder, tuned, tmp_path, monkeypatch, capsys
+):
+    def never(*_, **__):
+        raise AssertionError("the model was read")
+
+    base, data, out = folder / "base", folder / "data.jsonl", tmp_path / "o"
+    line = {
+        "tune": f"tune {base} {data} --out {out}",
+        "chat": f"chat {base}",
+        "merge": f"merge {base} {tuned} {out}",
+        "compare": f"compare --model {base} --data {data} --out {out}",
+    }[command]
+    monkeypatch.setattr("minipeft.lab.tune.from_pretrained", never)
+    monkeypatch.setattr(memory, "memory_of_machine", lambda: 10_000)
+    assert main(line.split()) == 2
+    error = capsys.readouterr().err
+    assert "there are 0.0 MB of memory" in error and error.count("\n") == 1
+    needed = 4 * config_of(base).size / 1e6
+    if command in ("chat", "merge"):
+        assert f"needs about {needed:.1f} MB" in error and "--quantize file" in error
+    if command == "tune":
+        assert "a step of lora on 8 conversations of" in error and "try --recompute" in error
+
+
+def test_the_memory_of_this_process_is_limited_by_ulimit():
+    whole = memory.memory_of_machine()
+    if whole is None:
+        pytest.skip("a system that does not say its memory")
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = memory.pages_in_use() * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
+        assert 2**29 < memory.memory_of_machine() <= 2**30 + 2**29
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert memory.memory_of_machine() <= whole
+
+
+def longest(folder):
+    """How many tokens the longest conversation has, and the context."""
+    chat = chat_of(folder / "base")
+    rows = chat.rows(read_conversations(folder / "data.jsonl"))
+    return max(len(ids) - 1 for _, ids, _ in rows), chat.config.context
+
+
+def with_long_lines(folder, path):
+    """The conversations of a folder behind one that is longer than the context."""
+    long = json.dumps({"messages": talk("hello " * 200, "world")})
+    path.write_text(long + "\n" + (folder / "data.jsonl").read_text())
+    return path
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt", "p-tuning"])
+def test_virtual_tokens_take_room_in_the_context(method, folder, tmp_path, capsys):
+    most, context = longest(folder)
+    for taken, code in ((context - most, 0), (context - most + 1, 2)):
+        options = ["--method", method, "--set", f"num_virtual_tokens={taken}", "--steps", "1"]
+        assert tune(folder, tmp_path / str(taken), *options) == code
+    error = capsys.readouterr().err
+    assert f"{most} tokens to read, and the model's context is {context}" in error
+    assert "data.jsonl, line" in error and f"virtual tokens take {taken}" in error
+    assert "--skip-long" in error
+    with pytest.warns(UserWarning, match="are left out"):
+        assert tune(folder, tmp_path / "short", *options, "--skip-long") == 0
+
+
+def test_methods_with_and_without_virtual_tokens_learn_the_same(folder, tmp_path, capsys):
+    data = with_long_lines(folder, tmp_path / "data.jsonl")
+    line = f"compare --model {folder / 'base'} --data {data} --heldout {data} --steps 1"
+    line = [*line.split(), "--methods", "lora,prefix", "--out", str(tmp_path)]
+    assert main(line) == 2
+    assert "data.jsonl, line 1 has" in (error := capsys.readouterr().err)
+    assert f"of which virtual tokens take {mp.Prefix().num_virtual_tokens}" in error
+    with pytest.warns(UserWarning, match="1 of 13 conversations are longer"):
+        assert main([*line, "--skip-long"]) == 0
+    rows = json.loads((tmp_path / "compare_model.json").read_text())["rows"]
+    assert [row["virtual_tokens"] for row in rows] == [mp.Prefix().num_virtual_tokens] * 2
+    assert rows[0]["loss_before"] == rows[1]["loss_before"]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_question_that_is_too_long_is_not_asked(apart, folder, tmp_path, monkeypatch, capsys):
+    path, line = with_long_lines(folder, tmp_path / "x.jsonl"), f"tune {folder / 'base'}"
+    for seed in range(3):  # which draw other lines to score on
+        options = ["--steps", "1", "--skip-long", "--seed", str(seed)]
+        options += ["--heldout", str(path)] * apart
+        with pytest.warns(UserWarning, match="1 of 13"):
+            out = ["--out", str(tmp_path / str(seed))]
+            assert main([*line.split(), str(path), *out, *options]) == 0
+        assert "asked   hello hello" not in capsys.readouterr().out
 
 
 BAD = {  # {what: (the line, what the error says)}
