@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import types
+import warnings
 
 import pytest
 
-from minipeft.__main__ import COMMANDS, main
+from minipeft.__main__ import COMMANDS, main, plain_warnings
 from minipeft.engine.backend import np, xp
 from minipeft.lab import pretrain
 
@@ -185,3 +187,22 @@ def test_closed_output(closed, code):
     line = f"{sys.executable} -m minipeft {COUNT} {closed}"
     found = subprocess.run(["sh", "-c", line], capture_output=True)
     assert found.returncode == code and b"Traceback" not in found.stderr
+
+
+def test_a_warning_is_one_line_without_the_code_behind_it():
+    usual, about = warnings.formatwarning, ("it is so", UserWarning, "fit.py", 181)
+    with plain_warnings():
+        assert warnings.formatwarning(*about, line="warnings.warn(…)") == "minipeft: it is so\n"
+    assert warnings.formatwarning is usual
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_a_command_that_goes_on_says_so(command, monkeypatch, capsys):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    options = types.SimpleNamespace(run=stopped)
+    monkeypatch.setattr("minipeft.__main__.parse", lambda arguments: options)
+    assert main([command]) == 130
+    goes_on = command in ("compare", "pretrain", "tune")
+    assert ("the same command continues" in capsys.readouterr().err) == goes_on
