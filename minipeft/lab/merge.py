@@ -2,9 +2,12 @@
 
 minipeft merge smollm2 support merged                        for transformers
 minipeft merge smollm2 support support.gguf --gguf q8_0      for llama.cpp
+minipeft merge smollm2 support merged --quantize nf4         if it was tuned on a base in nf4
 
 The result needs no adapter any more, and is as fast as the model before. OUT must be new: a
 file, or a folder with anything in it, is never replaced.
+An adapter that was tuned on a quantised base is added to the values that the base has then,
+dequantised, as these are what it has learnt to change; the result is not quantised.
 """
 
 from pathlib import Path
@@ -18,7 +21,7 @@ from ..peft.base import in_use
 from ..peft.merge import merge
 from ..text.save_gguf import save_gguf
 from .outputs import check_new
-from .tune import load_chat
+from .tune import BITS, check_adapter, load_chat
 
 SAMPLE = "The quick brown fox jumps over the lazy dog. 0 1 2 3 4 5 6 7 8 9"
 
@@ -39,6 +42,8 @@ def arguments(parser):
     parser.add_argument("adapter", metavar="DIR", help="folder that `minipeft tune` wrote")
     text = "folder to write, new or empty; with --gguf the file to write, a new one"
     parser.add_argument("out", metavar="OUT", help=text)
+    text = "as `minipeft tune` was given it: the adapter is added to the dequantised base"
+    parser.add_argument("--quantize", choices=BITS, help=text)
     text = "write a GGUF file, with its matrices in this form"
     parser.add_argument("--gguf", choices=("q8_0", "f16", "f32"), help=text)
 
@@ -48,11 +53,14 @@ def main(options):
     out = Path(options.out)
     check_new(out)
     check_writable(out if options.gguf else out / "model.safetensors")
-    chat = load_chat(options.model)
+    check_adapter(options.adapter, options.quantize)
+    chat = load_chat(options.model, options.quantize)
     load_adapter(chat.model, options.adapter)
     (name,) = in_use(chat.model)
     difference = merged_difference(chat, name)
     print(f"merged {name!r}: the logits differ by {difference:.1e} of the largest")
+    if options.quantize:
+        print(f"the base has its values in {options.quantize}, dequantised")
     if options.gguf:
         save_gguf(chat.model, out, options.gguf)
         print(f"wrote {out} ({out.stat().st_size / 1e6:.0f} MB), which llama.cpp runs")

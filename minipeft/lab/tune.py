@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..engine.backend import np
 from ..io.checkpoint import save_adapter
-from ..io.files import check_writable, read_json, write_json
+from ..io.files import as_path, check_writable, read_json, write_json
 from ..io.gguf import GGUF
 from ..io.pretrained import config_of, from_pretrained, model_path
 from ..model.generate import generate
@@ -250,11 +250,31 @@ def main(options):
     print(f"next: minipeft chat {shlex.join(chat_with)}")
 
 
+def report_of(folder):
+    """Returns what `tune` noted beside the adapter in a folder, {} if there is nothing."""
+    report = as_path(folder) / REPORT
+    return read_json(report) if report.is_file() else {}
+
+
 def system_of(folder):
     """Returns the system message that the adapter in a folder was tuned with, or None."""
-    report = Path(folder) / REPORT
-    system = read_json(report).get("system") if report.is_file() else None
+    system = report_of(folder).get("system")
     return system if isinstance(system, str) else None
+
+
+def check_adapter(folder, bits):
+    """Raises an error, before a model is read, if an adapter is not there or of other bits."""
+    if not (as_path(folder) / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no adapter_config.json; see `minipeft tune`")
+    theirs = report_of(folder).get("quantize", bits)  # older files do not say
+    if theirs != bits:
+        option = f"give --quantize {theirs}" if theirs else "leave out --quantize"
+        raise ValueError(f"{folder} was tuned on a base {held_in(theirs)}; {option}")
+
+
+def held_in(bits):
+    """Returns how a base is held, in words."""
+    return f"in {bits}" if bits else "that is not quantised"
 
 
 def summary(report, question, before, after):
