@@ -189,6 +189,14 @@ def test_closed_output(closed, code):
     assert found.returncode == code and b"Traceback" not in found.stderr
 
 
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_pretrain_writes_over_no_other_model(name, tmp_path, capsys):
+    (tmp_path / name).write_text("{}")
+    assert main(f"pretrain --fast --out {tmp_path}".split()) == 2
+    assert f"holds another model or adapter ({name})" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_warning_is_one_line_without_the_code_behind_it():
     usual, about = warnings.formatwarning, ("it is so", UserWarning, "fit.py", 181)
     with plain_warnings():

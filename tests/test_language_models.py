@@ -228,7 +228,29 @@ def test_a_model_larger_than_memory_is_told_of_before_it_is_read(
     if command in ("chat", "merge"):
         assert f"needs about {needed:.1f} MB" in error and "--quantize file" in error
     if command == "tune":
-        assert "a step of lora on 8 conversations of" in error and "try --recompute" in error
+        assert "a step of lora on 8 conversations of" in error and "smaller model" in error
+
+
+def test_the_options_that_make_room_are_named(monkeypatch):
+    config = mp.Config.llama(vocab=50, context=64, width=64, layers=4, heads=4)
+    step = dict(rows=8, tokens=60)
+
+    def told(there, **more):
+        monkeypatch.setattr(memory, "memory_of_machine", lambda: there)
+        with pytest.raises(ValueError) as error:
+            memory.check_room_to_train(config, mp.LoRA(), **step | more)
+        return str(error.value).partition("memory; ")[2]
+
+    def needed(**more):
+        return bytes_to_train(config, mp.LoRA(), **step | more)
+
+    assert told(needed() - 1) == "give --recompute or --quantize nf4 or --batch 4"
+    assert told(needed(recompute=True)) == "give --recompute or --batch 2"
+    assert told(needed(rows=1, recompute=True)) == "give --recompute with --batch 1"
+    assert told(needed(rows=1, recompute=True), recompute=True) == "give --batch 1"
+    assert told(1000) == "take a smaller model or shorter lines"
+    monkeypatch.setattr(memory, "memory_of_machine", needed)
+    memory.check_room_to_train(config, mp.LoRA(), **step)
 
 
 def test_the_memory_of_this_process_is_limited_by_ulimit():

@@ -31,7 +31,10 @@ def from_pretrained(path, quantized=False):
     if path.is_file():
         return model_from_gguf(path, quantized)
     if quantized:
-        raise ValueError("only a GGUF file has 4-bit codes; see also quantize(model)")
+        raise ValueError(
+            "only a GGUF file has 4-bit codes; quantize(model) packs any model, --quantize nf4 "
+            "on the command line"
+        )
     return model_from_folder(path)
 
 

@@ -47,9 +47,14 @@ def bytes_to_train(config, method, rows, tokens, bits=None, recompute=False):
     return step.total + sum(step.beside.values())
 
 
+def free_memory():
+    """Returns `memory_of_machine`, or None on a GPU, which has memory of another kind."""
+    return memory_of_machine() if xp is np else None
+
+
 def check_room(needed, what, advice):
     """Raises ValueError if something needs more bytes than there are."""
-    there = memory_of_machine() if xp is np else None  # a GPU has its own
+    there = free_memory()
     if there is not None and needed > there:
         raise ValueError(
             f"{what} needs about {gigabytes(needed)}, and there are {gigabytes(there)} of "
@@ -64,12 +69,24 @@ def check_room_to_read(path, bits=None):
 
 
 def check_room_to_train(config, method, rows, tokens, bits=None, recompute=False):
-    """Raises ValueError if a training step is larger than memory; see `bytes_to_train`."""
-    options = {"--recompute": recompute, "a smaller --batch": rows == 1, "--quantize nf4": bits}
-    ways = [way for way, used in options.items() if not used] + ["shorter conversations"]
+    """Raises ValueError, with options that help, if a training step is larger than memory."""
+    there, asked = free_memory(), dict(rows=rows, tokens=tokens, bits=bits, recompute=recompute)
+
+    def fits(**changed):
+        return bytes_to_train(config, method, **asked | changed) <= there
+
+    if there is None or fits():
+        return
+    halves = (rows >> n for n in range(1, rows.bit_length()))
+    batch = next((n for n in halves if fits(rows=n)), None)
+    ways = ["--recompute"] if fits(recompute=True) else []
+    ways += ["--quantize nf4"] if fits(bits="nf4") else []
+    ways += [f"--batch {batch}"] if batch else []
+    if not ways and fits(rows=1, recompute=True):
+        ways = ["--recompute with --batch 1"]
+    advice = f"give {' or '.join(ways)}" if ways else "take a smaller model or shorter lines"
     what = f"a step of {method.name} on {rows} conversations of {tokens:,} tokens"
-    needed = bytes_to_train(config, method, rows, tokens, bits, recompute)
-    check_room(needed, what, f"try {', or '.join(ways)}")
+    check_room(bytes_to_train(config, method, **asked), what, advice)
 
 
 def where_memory_allows(methods, config, rows, tokens, bits=None, jobs=1):
@@ -77,7 +94,7 @@ def where_memory_allows(methods, config, rows, tokens, bits=None, jobs=1):
 
     It says on standard error which it leaves out. Raises ValueError if that is all of them.
     """
-    there = memory_of_machine() if xp is np else None
+    there = free_memory()
     needed = {
         name: jobs * bytes_to_train(config, method, rows, tokens, bits)
         for name, method in methods.items()

@@ -1,12 +1,15 @@
 """Where a command may write: never over a model, another adapter, or a file that is in use.
 
 `minipeft tune` writes to a folder that has none of these, or that holds a run of its command
-that was stopped. `minipeft merge` writes to a new file, or to a folder that is new or empty.
+that was stopped; `minipeft merge` to a new file, or to a folder that is new or empty; and
+`minipeft pretrain` over no model but that of an earlier run.
 """
 
 from ..io.files import as_path, read_json
 
-CHECKPOINT, REPORT = "run.safetensors", "tune.json"  # of a run of `minipeft tune`
+CHECKPOINT = "run.safetensors"  # of an unfinished run, deleted when it is complete
+REPORT = "tune.json"  # of a run of `minipeft tune`
+METRICS = "metrics.json"  # of a run of `minipeft pretrain`
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 MODELS = ("config.json", "*.safetensors", "*.gguf", "*.bin")
 
@@ -32,6 +35,15 @@ def check_run_folder(out):
             f"{out} holds an adapter ({adapter}) and no {CHECKPOINT} to go on from; give "
             "another --out, or remove it"
         )
+
+
+def check_backbone_folder(out):
+    """Raises ValueError if a folder holds a model that `minipeft pretrain` did not write."""
+    out = as_path(out)
+    ours = (out / METRICS).is_file() or (out / CHECKPOINT).is_file()
+    there = next((name for name in ("config.json", *ADAPTER) if (out / name).exists()), None)
+    if there is not None and not ours:
+        raise ValueError(f"{out} holds another model or adapter ({there}); give another --out")
 
 
 def check_new(out):
