@@ -18,7 +18,7 @@ from chats import chat, talk
 from minipeft.io.pretrained import config_of
 from minipeft.lab import memory
 from minipeft.lab.memory import bytes_to_train
-from minipeft.lab.tune import Chat, chat_of, load_chat
+from minipeft.lab.tune import Chat, chat_of, check_adapter, load_chat
 from minipeft.text.conversations import read_conversations
 
 PAIRS = [("hello", "world"), ("who", "you"), ("answer", "the answer"), ("system", "tion")]
@@ -358,6 +358,8 @@ def test_bits_that_an_adapter_was_not_tuned_with_are_refused(folder, tuned, tmp_
         assert main([*line.split(), "--quantize", "int4"]) == 2
         error = capsys.readouterr().err
         assert "on a base that is not quantised; leave out --quantize" in error
+    for bits in (None, "file"):  # the codes of a GGUF file are the same base
+        check_adapter(tuned, bits)
 
 
 def test_ctrl_c_ends_a_chat(folder, monkeypatch, capsys):

@@ -267,7 +267,8 @@ def check_adapter(folder, bits):
     if not (as_path(folder) / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{folder} has no adapter_config.json; see `minipeft tune`")
     theirs = report_of(folder).get("quantize", bits)  # older files do not say
-    if theirs != bits:
+    unchanged = (None, "file")  # hold the same values
+    if theirs != bits and not (theirs in unchanged and bits in unchanged):
         option = f"give --quantize {theirs}" if theirs else "leave out --quantize"
         raise ValueError(f"{folder} was tuned on a base {held_in(theirs)}; {option}")
 
