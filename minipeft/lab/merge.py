@@ -6,8 +6,9 @@ minipeft merge smollm2 support merged --quantize nf4         if it was tuned on 
 
 The result needs no adapter any more, and is as fast as the model before. OUT must be new: a
 file, or a folder with anything in it, is never replaced.
-An adapter that was tuned on a quantised base is added to the values that the base has then,
-dequantised, as these are what it has learnt to change; the result is not quantised.
+
+An adapter that was tuned on a quantised base is added to the values that this base has, as it
+has learnt to change these: they keep the rounding, but are written dequantised.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..engine.tensor import no_grad
 from ..io.checkpoint import load_adapter
 from ..io.files import check_writable
 from ..io.hf_models import save_pretrained
+from ..model.quantize import LEVELS
 from ..peft.base import in_use
 from ..peft.merge import merge
 from ..text.save_gguf import save_gguf
@@ -59,8 +61,8 @@ def main(options):
     (name,) = in_use(chat.model)
     difference = merged_difference(chat, name)
     print(f"merged {name!r}: the logits differ by {difference:.1e} of the largest")
-    if options.quantize:
-        print(f"the base has its values in {options.quantize}, dequantised")
+    if options.quantize in LEVELS:
+        print(f"the base keeps the rounding of {options.quantize}, and is written dequantised")
     if options.gguf:
         save_gguf(chat.model, out, options.gguf)
         print(f"wrote {out} ({out.stat().st_size / 1e6:.0f} MB), which llama.cpp runs")
