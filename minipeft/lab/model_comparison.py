@@ -111,7 +111,7 @@ def prepared(e):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out, which the command has told
         train, test, heldout = chat.data(*read_data(e.data, e.heldout), e.seed, **how)
-    chat.load(e.bits)
+    chat.read_model(e.bits)
     return chat, train, test, with_keywords(heldout)
 
 

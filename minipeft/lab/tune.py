@@ -38,7 +38,7 @@ BITS = ("file", *LEVELS)
 class Chat:
     """A language model with its tokenizer: what one can talk to, and teach.
 
-    `model` is None until `load` has read it, and `bits` say how its base is held.
+    `model` is None until `read_model` was called, and `bits` say how its base is held.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Chat:
     model: object = None
     bits: str | None = None
 
-    def load(self, bits=None):
+    def read_model(self, bits=None):
         """Read the model; ValueError, before it takes memory, if there is too little.
 
         bits: "file", or a kind of `quantize`, for its base.
@@ -100,9 +100,9 @@ class Chat:
 
 
 def load_chat(path, bits=None, system=None):
-    """Returns the Chat of a model, which has been read; bits: as in `Chat.load`."""
+    """Returns the Chat of a model, which has been read; bits: as in `Chat.read_model`."""
     chat = chat_of(path, system)
-    chat.load(bits)
+    chat.read_model(bits)
     return chat
 
 
@@ -236,7 +236,7 @@ def main(options):
     train, test, heldout = chat.data(conversations, heldout, options.seed, **how)
     size = options.batch, int(train.lengths.max()), options.quantize, options.recompute
     check_room_to_train(chat.config, method, *size)
-    chat.load(options.quantize)
+    chat.read_model(options.quantize)
     question = heldout[0][:-1]
     (before,) = chat.answers([question])
     report = tune(chat, method, train, test, options.out, settings)
