@@ -95,11 +95,13 @@ def where_memory_allows(methods, config, rows, tokens, bits=None, jobs=1):
     It says on standard error which it leaves out. Raises ValueError if that is all of them.
     """
     there = free_memory()
+    if there is None:
+        return methods
     needed = {
         name: jobs * bytes_to_train(config, method, rows, tokens, bits)
         for name, method in methods.items()
     }
-    large = [name for name in methods if there is not None and needed[name] > there]
+    large = [name for name in methods if needed[name] > there]
     if len(large) == len(methods):
         least = min(needed, key=needed.get)
         check_room(needed[least], f"{least}, which needs least,", "give a smaller --batch")
