@@ -116,7 +116,7 @@ def test_a_merged_base_is_another_until_it_is_unmerged(tmp_path):
     net, _ = attached("lora")
     mp.save_adapter(net, "saved", tmp_path)
     receipt = mp.merge(net, "saved")
-    refused(net, tmp_path, "unmerge what was merged", "again")
+    refused(net, tmp_path, "with nothing merged into it", "again")
     mp.unmerge(receipt)
     mp.load_adapter(net, tmp_path, "again")
 

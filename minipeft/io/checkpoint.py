@@ -181,8 +181,8 @@ def check_base(path, model, extra):
         theirs = {"fingerprint": extra["base_fingerprint"]}
     if differs := difference(theirs, ours, "base"):
         raise ValueError(
-            f"{path} was trained on another base: {differs}; load it on its own (unmerge what "
-            "was merged)"
+            f"{path} was trained on another base: {differs}; load it on its own, with nothing "
+            "merged into it, and quantised as it was then"
         )
 
 
