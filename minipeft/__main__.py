@@ -4,13 +4,16 @@ Exit codes: 0 success, 2 bad input, with one line on standard error, 130 interru
 """
 
 import argparse
+import contextlib
 import importlib
 import sys
 import textwrap
+import warnings
 
 from . import __version__
 from .errors import unknown
 
+GO_ON = ("compare", "pretrain", "tune")  # what keeps finished work when it is interrupted
 COMMANDS = {
     "chat": "talk to a pretrained language model, with adapters or without",
     "count": "how many parameters a method trains, on a model of any size",
@@ -50,7 +53,8 @@ def main(arguments=None):
     try:
         options = parse(arguments)
         if options is not None:
-            options.run(options)
+            with plain_warnings():
+                options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()
         return 0
@@ -63,8 +67,19 @@ def main(arguments=None):
     except (ValueError, OSError, FloatingPointError) as error:
         return complain(name, error, 2)
     except KeyboardInterrupt:
-        text = "interrupted; finished work was kept, and the same command continues from it"
-        return complain(name, text, 130)
+        kept = "; finished work was kept, and the same command continues from it"
+        return complain(name, f"interrupted{kept if name in GO_ON else ''}", 130)
+
+
+@contextlib.contextmanager
+def plain_warnings():
+    """Inside the block a warning is printed as one line, without the code that gave it."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"minipeft: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def complain(name, error, code):

@@ -20,19 +20,18 @@ LLAMA = mp.Config.llama(**SIZES)
 ONE_LAYER = SIZES | dict(layers=1, ffn=6)
 FILED = {"gpt2": mp.Config.gpt2(**ONE_LAYER), "llama": mp.Config.llama(**ONE_LAYER)}
 
-
 # The models on which parameters are counted by hand; the first has two layers of those sizes.
-def proves(general, special):
-    """Marks a test which shows that a method, at some setting, is another: names of METHODS."""
-    return lambda test: test
-
-
 COUNTED = mp.Config.gpt2(**SIZES | dict(ffn=6))
 GPT2_MEDIUM = mp.Config.gpt2(vocab=50257, context=1024, width=1024, layers=24, heads=16)
 GPT3 = mp.Config.gpt2(vocab=50257, context=2048, width=12288, layers=96, heads=96)
 LLAMA_7B = mp.Config.llama(
     vocab=32000, context=4096, width=4096, layers=32, heads=32, ffn=11008
 )
+
+
+def proves(general, special):
+    """Marks a test which shows that a method, at some setting, is another: names of METHODS."""
+    return lambda test: test
 
 
 @dataclass(frozen=True)

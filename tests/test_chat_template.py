@@ -121,7 +121,7 @@ def test_a_template_that_is_or_makes_too_much_is_refused(source):
         ("{{ 1 / 0 }}", "refuses these messages: division by zero"),
         ("{% if %}", "is not valid"),
         ("{{ x | nothing }}", "is not valid: No filter named 'nothing'"),
-        (None, "no chat template.*give ChatTemplate"),
+        (None, "no chat template.*into its folder as chat_template.jinja"),
         (" ", "no chat template"),
     ],
 )

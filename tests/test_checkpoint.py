@@ -116,7 +116,7 @@ def test_a_merged_base_is_another_until_it_is_unmerged(tmp_path):
     net, _ = attached("lora")
     mp.save_adapter(net, "saved", tmp_path)
     receipt = mp.merge(net, "saved")
-    refused(net, tmp_path, "unmerge what was merged", "again")
+    refused(net, tmp_path, "with nothing merged into it", "again")
     mp.unmerge(receipt)
     mp.load_adapter(net, tmp_path, "again")
 
@@ -178,3 +178,12 @@ def test_a_run_does_not_go_on_upon_another_base(tmp_path):
 
 def test_the_shipped_base_has_the_checksum_it_carries():
     assert len(mp.fingerprint(mp.load_base())) == 64
+
+
+def test_a_file_whose_numbers_meant_something_else_is_refused(tmp_path, monkeypatch):
+    """Such as one of the first VeRA here, which drew other frozen matrices."""
+    net = attached("vera")[0]
+    mp.save_adapter(net, "saved", tmp_path)
+    monkeypatch.setattr(mp.VeRA, "edition", mp.VeRA.edition + 1)
+    with pytest.raises(ValueError, match="it is of edition 2 of VeRA, here is edition 3"):
+        mp.load_adapter(model(SHAPES["llama"]), tmp_path)

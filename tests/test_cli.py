@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+import types
+import warnings
 
 import pytest
 
-from minipeft.__main__ import COMMANDS, main
+from minipeft.__main__ import COMMANDS, main, plain_warnings
 from minipeft.engine.backend import np, xp
 from minipeft.lab import pretrain
 
@@ -34,6 +36,13 @@ BAD = {
     "compare --jobs none": "--jobs",
     "compare --fast --full": "not allowed",
     "compare --words": "--words",
+    "compare --data my.jsonl": "--data is of the comparison on a language model; give --model",
+    "compare --heldout my.jsonl": "--heldout is of the comparison on a language model",
+    "compare --batch 4": "--batch is of the comparison on a language model",
+    "compare --quantize nf4": "--quantize is of the comparison on a language model",
+    "compare --skip-long": "--skip-long is of the comparison on a language model",
+    "compare --answers last": "--answers is of the comparison on a language model",
+    "compare --system x": "--system is of the comparison on a language model",
     "explain --method lorra": "did you mean 'lora'",
     "explain --target q_proj": "did you mean '--targets'",
     "explain --r two": "--r",
@@ -178,3 +187,30 @@ def test_closed_output(closed, code):
     line = f"{sys.executable} -m minipeft {COUNT} {closed}"
     found = subprocess.run(["sh", "-c", line], capture_output=True)
     assert found.returncode == code and b"Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_pretrain_writes_over_no_other_model(name, tmp_path, capsys):
+    (tmp_path / name).write_text("{}")
+    assert main(f"pretrain --fast --out {tmp_path}".split()) == 2
+    assert f"holds another model or adapter ({name})" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_warning_is_one_line_without_the_code_behind_it():
+    usual, about = warnings.formatwarning, ("it is so", UserWarning, "fit.py", 181)
+    with plain_warnings():
+        assert warnings.formatwarning(*about, line="warnings.warn(…)") == "minipeft: it is so\n"
+    assert warnings.formatwarning is usual
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_only_a_command_that_goes_on_says_so(command, monkeypatch, capsys):
+    def stopped(options):
+        raise KeyboardInterrupt
+
+    options = types.SimpleNamespace(run=stopped)
+    monkeypatch.setattr("minipeft.__main__.parse", lambda arguments: options)
+    assert main([command]) == 130
+    goes_on = command in ("compare", "pretrain", "tune")
+    assert ("the same command continues" in capsys.readouterr().err) == goes_on

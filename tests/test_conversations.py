@@ -303,3 +303,19 @@ def test_a_tokenizer_of_another_model_never_learns_to_stop():
     tokenizer = Tokenizer(chat("smollm2")[0].inner, {"eos_token": "<|end|>"})
     with pytest.raises(ValueError, match=r"no token of tokenizer.stop"):
         tokenize_conversation(tokenizer, chat("smollm2")[1], talk("a", "b"))
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_a_token_that_ends_answers_is_refused_within_one(special, tmp_path):
+    """An end token that is not special would cut what is learnt without a word."""
+    library = pytest.importorskip("tokenizers")
+    inner = library.Tokenizer.from_str(chat("smollm2")[0].inner.to_str())
+    inner.add_tokens([library.AddedToken("END", special=special)])
+    tokenizer = Tokenizer(inner, {"eos_token": "END"})
+    template = ChatTemplate(USUAL.replace("<|im_end|>", "END"), TEMPLATES["smollm2"][1])
+    ids, learn = tokenize_conversation(tokenizer, template, talk("a", "the answer"))
+    assert tokenizer.decode(np.array(ids)[learn]) == "the answerEND"
+    for number, contents in ((2, ("a", "the END of all")), (1, ("the END", "b"))):
+        path = write(tmp_path / "x.jsonl", line("a", "b"), line(*contents))
+        with pytest.raises(ValueError, match=rf"x.jsonl, line 2: message {number} has.*'END'"):
+            examples(tokenizer, template, path, 100)

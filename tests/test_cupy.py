@@ -184,7 +184,7 @@ def python(code, **environment):
 SIZES = dict(vocab=9, context=24, width=8, layers=2, heads=4, kv_heads=2, ffn=6, init_std=0.3)
 SHAPES = {"gpt2": mp.Config.gpt2(**SIZES), "llama": mp.Config.llama(**SIZES)}
 SMALL = {"r": 2, "init_r": 2, "target_r": 1, "m": 4, "phm_dim": 2, "num_virtual_tokens": 3,
-         "n_frequency": 9, "block_size": 2}  # fmt: skip
+         "n_frequency": 9, "block_size": 2, "vector_length": 4}  # fmt: skip
 OPTIONS = [{}, {"accumulate": 3}, {"workers": 2}, {"recompute": True}]
 
 

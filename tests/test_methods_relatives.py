@@ -23,7 +23,7 @@ both = pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 
 
 def attached(method, config=LLAMA, ones=False, seed=0):
-    """(model, {path: (site, Delta)}), all that trains random; the weights of ones if told."""
+    """(model, {path: (site, Delta)}), all that trains random; with `ones` weights are ones."""
     net = model(config)
     if ones:
         for path, p in net.named_parameters():
@@ -216,6 +216,20 @@ def test_tinylora_of_all_r_squared_directions_is_any_matrix_between_the_singular
         assert (middle.ravel() == getattr(delta, delta.name).data).all()
         factors[path] = delta.b @ middle, delta.a
     same_logits(net, lora(factors))
+
+
+@both
+def test_tinylora_does_not_depend_on_the_signs_that_an_svd_gives(config, monkeypatch):
+    plain, _ = attached(mp.TinyLoRA(2, 4), config)
+    svd = xp.linalg.svd
+
+    def other(w, full_matrices):
+        u, s, vt = svd(w, full_matrices=full_matrices)
+        return -u, s, -vt
+
+    monkeypatch.setattr(xp.linalg, "svd", other)
+    flipped, _ = attached(mp.TinyLoRA(2, 4), config)
+    assert (logits(plain, IDS) == logits(flipped, IDS)).all()
 
 
 def test_balanced_tinylora_has_as_large_factors_on_both_sides():

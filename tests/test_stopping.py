@@ -10,6 +10,7 @@ import pytest
 import minipeft as mp
 from laws.failing import count_lines, interrupted
 from minipeft.engine.backend import np, xp
+from minipeft.train import fit
 from minipeft.train.fit import Run, Settings
 from test_train import SMALL, examples, weights
 
@@ -292,3 +293,23 @@ def test_an_interrupted_step_leaves_every_weight(method):
         assert interrupted(run.step, line)
         found = weights(net)
         assert (found == before).all() or (found == after).all(), f"line {line} of {lines}"
+
+
+def test_slow_steps_are_saved_more_often_and_slow_saves_less(tmp_path, monkeypatch):
+    net = mp.Transformer(SMALL, 0)
+    run, now = Run(net, examples(), Settings(200, 4, 1e-3)), [0.0]
+    monkeypatch.setattr(fit.time, "monotonic", lambda: now[0])
+    run.saved, due = 0.0, []
+    for step in range(1, 200):
+        now[0] += 0.5
+        run.optimizers[0].steps = step
+        if run.is_due(70):
+            due.append(step)
+            run.saved, run.saving = now[0], 1.0
+    assert due == [20, 60, 70, 110, 140, 180]
+    monkeypatch.undo()
+    monkeypatch.setattr(fit, "SAVE_AFTER", 0)
+    kept = []
+    monkeypatch.setattr(Run, "save", lambda self, path: kept.append(self.done))
+    mp.fit(net, examples(), 4, 4, checkpoint=tmp_path / "run.safetensors", label=None)
+    assert kept == [1, 2, 3, 4, 4]

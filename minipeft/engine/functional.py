@@ -74,16 +74,6 @@ def dropout(x, p, rng):
     return record(a * keep * scale, (x, lambda g: g * keep * scale))
 
 
-def noise(x, rng):
-    """An array of the shape and type of x, each value from N(0, 1), which has no gradient.
-
-    It is drawn from `rng` on the host: Box and Muller's √(−2 log u) cos 2 π v, u and v uniform.
-    """
-    a = value(x)
-    u, v = (rng.random(a.shape, dtype=np.float32) for _ in range(2))
-    return array(np.sqrt(-2.0 * np.log(1.0 - u)) * np.cos(2.0 * np.pi * v), a.dtype)
-
-
 def gelu(x):
     """Gaussian error linear unit: y = x h, h = (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
 

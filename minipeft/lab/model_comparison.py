@@ -8,10 +8,9 @@ text that has nothing to do with the conversations.
 
 import functools
 import hashlib
-import os
 import re
 import statistics
-import sys
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,15 +18,14 @@ from ..engine.backend import np, to_numpy
 from ..engine.functional import IGNORE
 from ..engine.tensor import no_grad
 from ..errors import unknown
-from ..io.pretrained import config_of, model_path
+from ..io.pretrained import model_path
 from ..peft.attach import attach, detach
 from ..peft.merge import merge, unmerge
-from ..text.conversations import read_conversations
 from ..train.data import Examples
 from ..train.fit import Settings, evaluate
 from .comparison_table import COMPARED
 from .experiment import base_bytes, evenly, file_bytes, tape_bytes, tens, train
-from .tune import SLOWER, load_chat, split
+from .tune import SLOWER, chat_of, read_data
 
 # what no conversation of a shop is about
 UNRELATED = (
@@ -43,7 +41,6 @@ UNRELATED = (
     "Below the bridge the tide can be felt. Twice a day the stream stops, thinks for a "
     "moment, and runs the other way."
 )
-COPIES_OF_FULL = 6  # weights, gradients, two moments, the backup, and what the tape needs
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,9 @@ class ModelExperiment:
     batch_size: int = 8
     bits: str | None = None
     system: str | None = None
+    answers: str = "all"
+    skip_long: bool = False
+    virtual_tokens: int = 0  # the most that a method of the comparison takes, the same for all
 
     def __post_init__(self):
         if self.method not in COMPARED:
@@ -106,9 +106,12 @@ def measure_model(experiment):
 
 def prepared(e):
     """Returns (Chat, training Examples, held-out Examples, held-out conversations)."""
-    chat = load_chat(e.model, e.bits, e.system)
-    training, heldout = split(read_conversations(e.data), e.heldout, e.seed)
-    train, test = chat.examples(training), chat.examples(heldout)
+    chat = chat_of(e.model, e.system)
+    how = dict(answers=e.answers, truncate=e.skip_long, virtual_tokens=e.virtual_tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is left out, which the command has told
+        train, test, heldout = chat.data(*read_data(e.data, e.heldout), e.seed, **how)
+    chat.read_model(e.bits)
     return chat, train, test, with_keywords(heldout)
 
 
@@ -183,30 +186,6 @@ def merge_difference(chat, adapter):
         merged = to_numpy(chat.model(ids).data)
     unmerge(receipt)
     return float(np.abs(merged - attached).max())
-
-
-def where_memory_allows(methods, path):
-    """Returns the methods without full fine-tuning if the machine has too little memory for it.
-
-    It says so on standard error.
-    """
-    needed, there = COPIES_OF_FULL * 4 * config_of(path).size, memory_of_machine()
-    if "full" not in methods or there is None or needed <= there:
-        return methods
-    print(
-        f"left out: full fine-tuning needs about {needed / 1e9:.1f} GB, and the machine has "
-        f"{there / 1e9:.1f} GB",
-        file=sys.stderr,
-    )
-    return [method for method in methods if method != "full"]
-
-
-def memory_of_machine():
-    """Returns the bytes of memory of this machine, or None where that cannot be known."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def identity(path):

@@ -31,6 +31,7 @@ from ..peft.methods import (
     Pfeiffer,
     Prompt,
     PTuning,
+    RandLoRA,
     RoAd,
     VeRA,
 )
@@ -171,6 +172,14 @@ PUBLISHED = {  # {source: claims}
         Claim("llama-2-7b", MiSS(32, "all-linear"), "43.5 M"),
         Claim("llama-2-7b", MiSS(64, "all-linear"), "87.0 M"),
         Claim("llama-2-7b", MiSS(128, "all-linear"), "174.0 M"),
+    ],
+    "RandLoRA, table 15, arXiv:2502.00987": [
+        Claim("llama-3-8b", kind(r, target_modules=QKVUD), f"{printed} %", "total")
+        for kind, printed_for in (
+            (LoRA, {16: "0.35", 32: "0.7", 64: "1.4"}),
+            (RandLoRA, {60: "0.36", 30: "0.7", 15: "1.4"}),
+        )
+        for r, printed in printed_for.items()
     ],
     "LLM-Adapters, arXiv:2304.01933": [
         Claim(

@@ -17,6 +17,7 @@ from ..model.config import Config
 from ..model.transformer import Transformer
 from ..text.words import DOWNSTREAM, PRETRAINING, TOKENS, Task, mixture
 from ..train.fit import Settings, evaluate, fit
+from .outputs import CHECKPOINT, METRICS, check_backbone_folder
 
 BACKBONE = Config.gpt2(
     vocab=len(TOKENS), context=64, width=80, layers=3, heads=4, position="rope", init_std=0.05
@@ -25,7 +26,6 @@ TRAINING = dict(
     steps=6000, batch_size=64, lr=3e-3, warmup=100, betas=(0.9, 0.99), weight_decay=0.1
 )
 FAST = 60  # steps of a trial run
-CHECKPOINT = "run.safetensors"  # of the unfinished run, deleted when it is complete
 
 
 def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
@@ -37,6 +37,7 @@ def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
     """
     out, settings = Path(out), TRAINING | {"steps": steps, "seed": seed}
     Settings(**settings)  # raises ValueError for an impossible one, before anything is written
+    check_backbone_folder(out)
     check_writable(out / CHECKPOINT, out / "model.safetensors")
     model = Transformer(BACKBONE, rng=seed)
     with threadpool_limits(1):
@@ -60,7 +61,7 @@ def pretrain(out, seed=0, steps=TRAINING["steps"], words=None):
         "numpy": np.__version__,
         "test": scores,
     }
-    write_json(out / "metrics.json", metrics)
+    write_json(out / METRICS, metrics)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return metrics
 
@@ -78,7 +79,7 @@ def scores_on_test_words(model, words=None):
 
 def shipped_metrics():
     """Returns the metrics of the backbone that ships with the package."""
-    return read_json(files("minipeft") / "base" / "metrics.json")
+    return read_json(files("minipeft") / "base" / METRICS)
 
 
 def report(metrics, shipped):

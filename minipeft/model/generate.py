@@ -21,8 +21,9 @@ def generate(
     each prompt is continued as it would be alone.
     temperature: 0 takes the most likely token (greedy decoding); otherwise the token is drawn
     with `rng`, a seed or a NumPy Generator, from softmax(logits / temperature).
-    top_k: draw from the k most likely tokens only. top_p: draw from the fewest tokens that
-    together have at least this probability (Holtzman et al. 2020, arXiv:1904.09751).
+    top_k: draw from the k most likely tokens only. top_p: draw from the most likely tokens that
+    together have at least this probability (Holtzman et al. 2020, arXiv:1904.09751). Of each
+    the fewest are kept, but with all that are as likely as the last of them.
     repetition_penalty: logits of tokens that are in the prompt or written already are divided
     by it if positive, else multiplied (Keskar et al. 2019, section 4.1, arXiv:1909.05858).
     stop: a token, or several; a row ends after any of them, which is part of what is returned.
@@ -110,12 +111,11 @@ def check_options(max_new, options, stop, vocab):
     Raises ValueError for options of `generate` that are out of their range.
     """
     temperature, top_k, top_p, penalty = options
-    in_range = is_number(temperature) and 0 <= temperature < np.inf
-    if not (in_range and is_count(max_new) and (top_k is None or is_count(top_k))):
-        raise ValueError(
-            "generate needs temperature ≥ 0 and whole numbers top_k ≥ 1 and max_new ≥ 1, "
-            f"got {temperature!r}, {top_k!r} and {max_new!r}"
-        )
+    if not (is_number(temperature) and 0 <= temperature < np.inf):
+        raise ValueError(f"generate needs temperature ≥ 0, got {temperature!r}")
+    for name, number in dict(max_new=max_new, top_k=1 if top_k is None else top_k).items():
+        if type(number) is not int or number < 1:
+            raise ValueError(f"generate needs a whole number {name} ≥ 1, got {number!r}")
     if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"generate needs 0 < top_p ≤ 1, got {top_p!r}")
     if not (is_number(penalty) and 0 < penalty < np.inf):
@@ -128,11 +128,6 @@ def check_options(max_new, options, stop, vocab):
                 f"got {token!r}"
             )
     return {*stop}
-
-
-def is_count(n):
-    """Returns whether n is a whole number ≥ 1."""
-    return type(n) is int and n >= 1
 
 
 def is_number(x):
@@ -165,7 +160,7 @@ def choose(logits, options, seen, rng):
 
 
 def least_likely(z, top_p):
-    """Returns the least score (B, 1) of the fewest tokens that have probability top_p."""
+    """Returns the score (B, 1) at which the most likely tokens reach probability top_p."""
     ordered = np.sort(z, axis=-1)[:, ::-1]
     p = np.exp(ordered - ordered[:, :1])
     reached = p.cumsum(axis=-1) >= top_p * p.sum(axis=-1, keepdims=True)

@@ -17,7 +17,7 @@ from functools import partial
 from ..engine import functional as F
 from ..engine.backend import array, np, xp
 from ..engine.ops import where
-from ..engine.tensor import Node, Tensor
+from ..engine.tensor import Node, Tensor, value
 from .summary import tree, tree_html
 
 
@@ -268,7 +268,17 @@ class Noise(Module):
 
     def forward(self, x):
         rng = _rng.get()
-        return None if rng is None else F.noise(x, rng)
+        return None if rng is None else normal(x, rng)
+
+
+def normal(x, rng):
+    """Returns an array of the shape and type of x, each value from N(0, 1).
+
+    It is drawn from `rng` on the host: Box and Muller's √(−2 log u) cos 2 π v, u and v uniform.
+    """
+    a = value(x)
+    u, v = (rng.random(a.shape, dtype=np.float32) for _ in range(2))
+    return array(np.sqrt(-2.0 * np.log(1.0 - u)) * np.cos(2.0 * np.pi * v), a.dtype)
 
 
 def is_random(model):

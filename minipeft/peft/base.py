@@ -74,6 +74,7 @@ class Method(Options):
     shared = ()  # names of arrays that several of its changes share
     learning_rate = 3e-3  # of AdamW, where no better one was measured
     peft_type = ""  # its name in an adapter's file
+    edition = 1  # of what a file means; one more when the same numbers compute something else
 
     hf_config = ""  # its configuration class in HF PEFT, if it is there
     hf_prefix = ""  # how the names of its arrays begin in a file of HF PEFT

@@ -34,8 +34,8 @@ class ChatTemplate:
     def __init__(self, source, named=None, today=None):
         if not isinstance(source, str) or not source.strip():
             raise ValueError(
-                "the model has no chat template, as base models have none; give "
-                "ChatTemplate(source) that of the chat model that you want to train like"
+                "the model has no chat template, as base models have none; put that of the "
+                "chat model that you want to train like into its folder as chat_template.jinja"
             )
         if len(source) > LONGEST:
             raise ValueError(

@@ -97,7 +97,7 @@ def tokenize_conversation(tokenizer, template, messages, answers="all"):
     ValueError; `answers="last"` learns the one answer that is written in full.
 
     Raises ValueError, too, for a template that leaves out a message or ends an answer with no
-    token of `tokenizer.stop`, and for a content with a special token in it.
+    token of `tokenizer.stop`, and for a content with a special token or one of these in it.
     """
     if answers not in ANSWERS:
         raise ValueError(f'answers must be "all" or "last", got {answers!r}')
@@ -137,10 +137,20 @@ def tokenized(tokenizer, template, messages, answers):
 
 
 def check_plain(tokenizer, message, i):
-    """Raises ValueError if a special token, which would be read as such, is in a content."""
+    """Raises ValueError if a token that means more than its text is in a content.
+
+    That is a special token, or one that ends an answer, which need not be special: what follows
+    it would not be learnt.
+    """
     token = tokenizer.special_in(message["content"])
     if token:
         raise ValueError(f"message {i + 1} has the special token {token!r} in it; remove it")
+    end = next((i for i in tokenizer.encode(message["content"]) if i in tokenizer.stop), None)
+    if end is not None:
+        raise ValueError(
+            f"message {i + 1} has {tokenizer.decode([end])!r} in it, the token that ends an "
+            "answer; write it otherwise"
+        )
 
 
 def check_written(message, i, text):
@@ -164,7 +174,8 @@ def check_extends(tokenizer, first, then, what):
         raise ValueError(
             f"{what} is tokenised otherwise when the conversation goes on: at token {i + 1} "
             f"{one!r} becomes {other!r}; take spaces off the ends of the contents, or, where "
-            'the chat template rewrites earlier answers, give answers="last"'
+            "the chat template rewrites earlier answers, learn the last one only: "
+            'answers="last", --answers last on the command line'
         )
 
 
@@ -177,44 +188,57 @@ def examples(tokenizer, template, data, context, system=None, answers="all", tru
     `truncate` all such are left out, and a warning counts them. Raises ValueError as
     `read_conversations` and `tokenize_conversation` do, too.
     """
+    how = dict(system=system, answers=answers, truncate=truncate)
+    return padded(learnt_rows(tokenizer, template, data, context, **how), tokenizer)
+
+
+def learnt_rows(
+    tokenizer, template, data, context, system=None, answers="all", truncate=False,
+    virtual_tokens=0,
+):  # fmt: skip
+    """Returns [(conversation, ids, learn)] of those that fit; the rest is as in `examples`.
+
+    `virtual_tokens` is how many places of the context a method takes, as prefix tuning does.
+    """
     (context,) = check_whole(1, context=context)
     check_flag(truncate=truncate)
     conversations = data if isinstance(data, (list, tuple)) else read_conversations(data)
-    rows, too_long = [], []
+    rows, too_long, room = [], [], context - virtual_tokens
     bar = tqdm(conversations, "tokenize", delay=2, leave=False, disable=None)
-    for number, messages in enumerate(bar, 1):
-        where = getattr(messages, "where", f"conversation {number}")
-        messages = Conversation(checked(messages, where), where)
+    for number, conversation in enumerate(bar, 1):
+        where = getattr(conversation, "where", f"conversation {number}")
+        messages = Conversation(checked(conversation, where), where)
         if system is not None and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         ids, learn = tokenize_conversation(tokenizer, template, messages, answers)
         end = len(learn) - learn[::-1].index(True)  # behind it there is nothing to learn
-        if end - 1 <= context:
-            rows.append((ids[:end], learn[:end]))
+        if end - 1 <= room:
+            rows.append((conversation, ids[:end], learn[:end]))
         else:
             too_long.append(f"{where} has {end - 1:,} tokens to read")
+    taken = f", of which virtual tokens take {virtual_tokens:,}" if virtual_tokens else ""
     if too_long and not (truncate and rows):
         raise ValueError(
-            f"{too_long[0]}, and the model's context is {context:,}; {len(too_long)} of "
-            f"{len(conversations)} are too long: shorten them, or give truncate=True to leave "
-            "them out"
+            f"{too_long[0]}, and the model's context is {context:,}{taken}; {len(too_long)} of "
+            f"{len(conversations)} are too long: shorten them, or leave them out by "
+            "truncate=True, --skip-long on the command line"
         )
     if too_long:
         text = f"{len(too_long)} of {len(conversations)} conversations are longer than the"
-        warnings.warn(f"{text} context of {context:,} and are left out", stacklevel=2)
-    return padded(rows, tokenizer)
+        warnings.warn(f"{text} context of {context:,}{taken} and are left out", stacklevel=3)
+    return rows
 
 
 def padded(rows, tokenizer):
-    """Returns Examples of rows (ids, learn), the labels moved by one place."""
+    """Returns Examples of rows (conversation, ids, learn), the labels moved by one place."""
     if not rows:
         raise ValueError("there are no conversations to learn from; give at least one")
-    longest = max(len(ids) for ids, _ in rows) - 1
+    longest = max(len(ids) for _, ids, _ in rows) - 1
     pad = tokenizer.named_id("pad_token")
     pad = next(i for i in (pad, tokenizer.eos, 0) if i is not None)
     ids = np.full((len(rows), longest), pad)
     labels, is_token = np.full(ids.shape, IGNORE), np.zeros(ids.shape, bool)
-    for row, (sequence, learn) in enumerate(rows):
+    for row, (_, sequence, learn) in enumerate(rows):
         n = len(sequence) - 1
         ids[row, :n], is_token[row, :n] = sequence[:-1], True
         labels[row, :n] = np.where(learn[1:], sequence[1:], IGNORE)

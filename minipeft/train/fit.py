@@ -9,8 +9,6 @@ ends with the same bits as an uninterrupted one.
 import contextlib
 import json
 import math
-import signal
-import threading
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -37,9 +35,11 @@ from ..peft.data_start import start_from_data
 from .batch_gradient import batch_gradient, labelled_states, micro_batch_gradient
 from .data_parallel import parallel_map
 from .history import History, Score
+from .interrupt import first_ctrl_c
 from .optimizers import make_optimizers
 
 EVALUATED = 256 * 64  # tokens that `evaluate` reads at a time
+SAVE_AFTER, SAVE_SHARE = 10, 0.05  # seconds between checkpoints, share of time for them
 
 
 def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
@@ -50,8 +50,9 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
     that start from data do so before the first update: see `start_from_data`.
     options: other fields of `Settings`, such as seed and warmup; accumulate and recompute need
     less memory, workers uses more cores.
-    checkpoint: a file, written every `save_every` steps and at the end. If it exists, the run
-    is resumed from it. until: stop after this step, to be resumed later.
+    checkpoint: a file, written every `save_every` steps, between them where steps are slow (see
+    `Run.is_due`), and at the end. If it exists, the run is resumed from it.
+    until: stop after this step, to be resumed later.
     label: the name on the progress bar; None shows no bar.
 
     Ctrl-C ends the run after the current step, keeps what was learnt, and warns that it did; a
@@ -75,28 +76,6 @@ def fit(model, data, steps=300, batch_size=32, lr=1e-3, *,
         if checkpoint:
             run.save(checkpoint)
     return run.history
-
-
-@contextlib.contextmanager
-def first_ctrl_c():
-    """Inside the block the first Ctrl-C only sets the Event that is yielded.
-
-    A second one raises KeyboardInterrupt, as everywhere else.
-    """
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed  # as signals reach the main thread only
-        return
-
-    def on_first(*_):
-        pressed.set()
-        signal.signal(signal.SIGINT, usual_handler)
-
-    usual_handler = signal.signal(signal.SIGINT, on_first)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, usual_handler)
 
 
 @dataclass(frozen=True)
@@ -138,6 +117,7 @@ class Run:
         self.last_good = {path: p.data.copy() for path, p in self.trainable.items()}
         self.optimizers = make_optimizers(model, settings.betas, settings.weight_decay)
         self.history = History()
+        self.saved, self.saving = time.monotonic(), 0.0  # when last, and how long that took
         model.zero_grad()
 
     def paths(self, optimizer):
@@ -174,11 +154,19 @@ class Run:
                     self.step(map_micro_batches)
                     bar.update()
                     bar.set_postfix(loss=f"{self.history.loss[-1]:.3f}", refresh=False)
-                    if checkpoint and self.done % save_every == 0:
+                    if checkpoint and self.is_due(save_every):
                         self.save(checkpoint)
         if self.done < last:
             self.history.stopped = f"interrupted after step {self.done} of {steps}"
             warnings.warn(f"Ctrl-C: {self.history.stopped}; what follows goes on", stacklevel=3)
+
+    def is_due(self, save_every):
+        """Returns whether to save now: every so many steps, or ten seconds after last time.
+
+        Where saving takes long, that is later, so that it takes no more than 5 % of the time.
+        """
+        wait = max(SAVE_AFTER, self.saving / SAVE_SHARE)
+        return self.done % save_every == 0 or time.monotonic() - self.saved >= wait
 
     def start(self):
         """Let the methods that start from data do so, with the first batches of the run."""
@@ -263,10 +251,13 @@ class Run:
 
         Raises FloatingPointError instead if a weight is not finite.
         """
+        start = time.monotonic()
         self.check_weights()
         run = {"identity": self.identity, "steps": self.done, "history": asdict(self.history)}
         run["skipped"] = [getattr(optimizer, "skipped", []) for optimizer in self.optimizers]
         write_arrays(path, self.state(), {"run": json.dumps(run)})
+        self.saved = time.monotonic()
+        self.saving = self.saved - start
 
     def resume(self, path):
         """Restore the checkpoint in a file, if it exists.

@@ -31,8 +31,8 @@ CORDA = mp.CorDA(r=2, lora_alpha=3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
     Bug("CorDA: the directions of W alone", "xp.linalg.svd(w @ c, full_matrices=False)",
         "xp.linalg.svd(w, full_matrices=False)", 13, CORDA),
-    Bug("CorDA: C not taken out again", "xp.linalg.solve(c, vt[part].T * root).T",
-        "(vt[part].T * root).T", 13, CORDA),
+    Bug("CorDA: C not taken out again", "xp.linalg.solve(c, vt[part].T * root)",
+        "vt[part].T * root", 13, CORDA),
     Bug("CorDA: the last where the first are asked for", 'self.corda_method == "ipm"',
         'self.corda_method != "ipm"', 13, CORDA),
 )  # fmt: skip

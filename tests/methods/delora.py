@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from laws.equations import OnMatrix
 from minipeft.engine.backend import np
-from spec import COUNTED, LLAMA_7B, Bug, Row, Spec
+from spec import COUNTED, LLAMA_7B, Bug, Files, Row, Spec
 from strategies import ALPHAS, DROPOUTS, targets
 from theirs import with_peft
 
@@ -65,6 +65,7 @@ SPEC = Spec(
         "delora": Row(
             mp.DeLoRA(3, 2.0, target_modules=tuple(NAMES), start_seed=None),
             with_peft("DeloraConfig", r=3, delora_lambda=2, target_modules=NAMES),
+            files=Files(same=False),
         ),
         "delora, ranks": Row(
             mp.DeLoRA(3, 2.0, start_seed=None, rank_pattern={"v_proj": 2}),
@@ -75,6 +76,7 @@ SPEC = Spec(
                 target_modules=NAMES[:2],
                 rank_pattern={"v_proj": 2},
             ),
+            files=Files(same=False),
         ),
     },
     counts=(

@@ -38,7 +38,8 @@ def blocks(draw, config):
 SQUARE = mp.GraLoRA(4, 3.0, target_modules=("q_proj", "o_proj"))
 BESIDE = mp.GraLoRA(2, 3.0, hybrid_r=3, target_modules=("q_proj", "o_proj"))
 BUGS = (
-    Bug("GraLoRA: blocks transposed in the merge", '"jnis,ijsm->imjn"', '"jnis,ijsm->jmin"',
+    Bug("GraLoRA: blocks transposed in the merge",
+        'xp.einsum("jnis,ijsm->imjn", a, b)', 'xp.einsum("jnis,ijsm->jmin", a, b)',
         5, SQUARE),
     Bug("GraLoRA: no exchange between blocks",
         "thin.transpose(2, 1, 0, 3).reshape(k, n, -1)",

@@ -21,7 +21,7 @@ FA = mp.LoRAFA(r=2, lora_alpha=3.0)
 BUGS = (
     Bug("LoRA-FA: A trains too", "self.lora_A = self.lora_A.data", "pass", 3, FA),
     Bug("LoRA-FA: the gradient multiplied by A Aᵀ, not divided",
-        "xp.linalg.solve(square, self.lora_B.grad.T).T", "self.lora_B.grad @ square", 16, FA),
+        "xp.linalg.solve(square, self.lora_B.grad.T)", "square @ self.lora_B.grad.T", 16, FA),
     Bug("LoRA-FA: A not in the file", "self.frozen() | super().saved()", "super().saved()",
         3, FA),
 )  # fmt: skip

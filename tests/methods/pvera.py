@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from laws.equations import OnMatrix
 from minipeft.engine.backend import np
-from spec import COUNTED, GPT2_MEDIUM, Bug, Row, Spec
+from spec import COUNTED, GPT2_MEDIUM, Bug, Files, Row, Spec
 from strategies import DROPOUTS, targets
 from theirs import with_peft
 
@@ -25,10 +25,10 @@ def drawn(draw, config):
 
 SQUARE = mp.PVeRA(r=5, target_modules=("q_proj", "o_proj"))
 BUGS = (
-    Bug("PVeRA: the same noise for any rows", "F.noise(x, rng)",
-        "F.noise(x, np.random.default_rng(0))", 14, SQUARE, module="model.layers"),
+    Bug("PVeRA: the same noise for any rows", "normal(x, rng)",
+        "normal(x, np.random.default_rng(0))", 14, SQUARE, module="model.layers"),
     Bug("PVeRA: noise at evaluation too", "self.noise(both[..., :r])",
-        "np.ones((r,))", 5, SQUARE),
+        "both[..., :r].data * 0.0 + 1.0", 5, SQUARE),
     Bug("PVeRA: the variance's half of d in the merge", "self.pvera_lambda_d.data[:r]",
         "self.pvera_lambda_d.data[r:]", 5, SQUARE),
 )  # fmt: skip
@@ -57,6 +57,8 @@ SPEC = Spec(
             mp.PVeRA(r=9, target_modules=tuple(NAMES), projection_prng_key=4),
             mean(r=9, target_modules=NAMES, projection_prng_key=4),
             carry=carry,
+            recorded=False,  # without its noise
+            files=Files(same=False),
         ),
     },
     counts=(

@@ -64,7 +64,7 @@ SPEC = Spec(
                 projection_prng_key=3,
             ),
             # HF's file has A and B once more for every target
-            files=Files(beside=("proj.randlora_A", "proj.randlora_B")),
+            files=Files(same=False, beside=("proj.randlora_A", "proj.randlora_B")),
         ),
     },
     counts=(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from laws.equations import OnMatrix
-from spec import COUNTED, LLAMA_7B, Bug, Row, Spec
+from spec import COUNTED, LLAMA_7B, Bug, Files, Row, Spec
 from strategies import targets
 from theirs import QV, with_peft
 
@@ -49,6 +49,7 @@ SPEC = Spec(
         "shira": Row(
             mp.SHiRA(3, random_seed=5),
             with_peft("ShiraConfig", r=3, random_seed=5, target_modules=QV),
+            files=Files(same=False),
         ),
     },
     counts=(

@@ -14,6 +14,8 @@ def equation(method, a, w):
     """W + U S (Σᵢ vᵢ Pᵢ) Vᵀ, or with √S on both sides"""
     u, s, vt = np.linalg.svd(w, full_matrices=False)
     u, s, vt = u[:, : method.r], s[: method.r], vt[: method.r]
+    signs = [np.sign(row[np.abs(row).argmax()]) for row in vt]  # the largest is positive
+    u, vt = u * signs, np.diag(signs) @ vt
     (v,) = [array for name, array in vars(a).items() if name.startswith("tinylora_v")]
     middle = sum(number * p for number, p in zip(v, a.p, strict=True))
     if method.balanced:
@@ -72,7 +74,7 @@ def named(*groups):
 
 FREE = named("0.attn.q", "0.attn.v", "1.attn.q", "1.attn.v")
 TIED = named("0.attn.q", "0.mlp.down", "1.attn.v")
-GOES = Files(imported=False)  # there, which reads its frozen arrays; see `carry`
+GOES = Files(same=False, imported=False)  # there, which reads its frozen arrays; see `carry`
 SPEC = Spec(
     mp.TinyLoRA,
     draw=drawn,
@@ -84,6 +86,7 @@ SPEC = Spec(
             mp.TinyLoRA(3, 5, balanced=True),
             with_peft("TinyLoraConfig", r=3, u=5, target_modules=NAMES[:2]),
             names=FREE,
+            recorded=False,  # HF computes A and B in float32
             carry=carry,
             files=GOES,
         ),
@@ -91,6 +94,7 @@ SPEC = Spec(
             mp.TinyLoRA(2, 7, 0.5, tuple(NAMES), balanced=True),
             with_peft("TinyLoraConfig", r=2, u=7, weight_tying=0.5, target_modules=NAMES),
             names=TIED,
+            recorded=False,
             carry=carry,
             files=GOES,
         ),

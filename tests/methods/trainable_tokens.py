@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from laws.equations import OnMatrix
-from spec import COUNTED, GPT2, Bug, Row, Spec
+from spec import COUNTED, GPT2, Bug, Files, Row, Spec
 from theirs import with_peft
 
 TWO = mp.TrainableTokens((3, 1))
@@ -67,6 +67,7 @@ ROWS = {
         with_peft("TrainableTokensConfig", token_indices=[7, 2, 3]),
         "gpt2",
         tied=True,
+        files=Files(same=False),
     ),
 }
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from laws.equations import OnMatrix
 from minipeft.engine.backend import np
-from spec import COUNTED, LLAMA_7B, Bug, Row, Spec
+from spec import COUNTED, LLAMA_7B, Bug, Files, Row, Spec
 from strategies import DROPOUTS, targets
 from theirs import with_peft
 
@@ -34,8 +34,9 @@ def drawn(draw, config):
 
 SQUARE = mp.UniLoRA(2, 9, ("q_proj", "o_proj"))
 BUGS = (
-    Bug("Uni-LoRA: scale missing", "theta[self.taken_b] * self.scale_b", "theta[self.taken_b]",
-        13, SQUARE),
+    Bug("Uni-LoRA: scale missing",
+        "theta[self.taken_a] * self.scale_a, theta[self.taken_b] * self.scale_b",
+        "theta[self.taken_a] * self.scale_a, theta[self.taken_b]", 13, SQUARE),
     Bug("Uni-LoRA: a vector for each target", "UniLoRADelta(self, theta, *part)",
         "UniLoRADelta(self, Parameter(theta.data.copy()), *part)", 3, SQUARE),
     Bug("Uni-LoRA: its places not those of its seed", "np.random.default_rng(seed)",
@@ -55,6 +56,7 @@ SPEC = Spec(
             with_peft(
                 "UniLoraConfig", r=3, theta_d_length=50, target_modules=NAMES, proj_seed=7
             ),
+            files=Files(same=False),
         ),
     },
     counts=((mp.UniLoRA(2, 9), COUNTED, 9), (mp.UniLoRA(4, 23_040), LLAMA_7B, 23_040)),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from laws.equations import OnMatrix
 from minipeft.engine.backend import np
-from spec import COUNTED, GPT2_MEDIUM, Bug, Row, Spec
+from spec import COUNTED, GPT2_MEDIUM, Bug, Files, Row, Spec
 from strategies import DROPOUTS, targets
 from theirs import QV, with_peft
 
@@ -75,6 +75,8 @@ SPEC = Spec(
                 topk=3,
                 target_modules=QV,
             ),
+            recorded=False,
+            files=Files(same=False),
         ),
     },
     counts=(

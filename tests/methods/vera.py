@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 from laws.equations import OnMatrix
 from minipeft.engine.backend import np
-from spec import COUNTED, GPT2_MEDIUM, Bug, Row, Spec
+from spec import COUNTED, GPT2_MEDIUM, Bug, Files, Row, Spec
 from strategies import DROPOUTS, targets
 from theirs import with_peft
 
@@ -38,6 +38,7 @@ ROWS = {
     "vera": Row(
         mp.VeRA(r=9, target_modules=tuple(NAMES)),
         with_peft("VeraConfig", r=9, target_modules=NAMES),
+        files=Files(same=False),
     ),
 }
 

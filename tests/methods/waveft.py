@@ -36,8 +36,10 @@ def wavelets(draw, config):
 
 SQUARE = mp.WaveFT(9, 3.0, target_modules=("q_proj", "o_proj"))
 BUGS = (
-    Bug("WaveFT: wavelets twice as high", "(v + d) * 0.5, (v - d) * 0.5",
-        "(v + d) * 1.0, (v - d) * 1.0", 13, SQUARE),
+    Bug("WaveFT: wavelets twice as high", 
+        "same, other = (a + h) * 0.5, (a - h) * 0.5\n"
+        "plus, minus = (v + d) * 0.5, (v - d) * 0.5",
+        "same, other = (a + h) * 0.5, (a - h) * 0.5\nplus, minus = v + d, v - d", 13, SQUARE),
     Bug("WaveFT: the lower two of a square mixed up",
         "x[::2, ::2], x[::2, 1::2], x[1::2, ::2], x[1::2, 1::2]",
         "x[::2, ::2], x[::2, 1::2], x[1::2, 1::2], x[1::2, ::2]", 13, SQUARE),

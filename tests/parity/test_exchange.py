@@ -8,6 +8,7 @@ from hf import assert_close, difference, hf_logits, hf_model, peft, torch
 from pairs import CONFIGS, Pair
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as torch_file
+from safetensors.torch import save_file
 
 import minipeft as mp
 from laws.case import shake
@@ -106,6 +107,37 @@ def test_random_arrays_of_another_seed_are_refused(row, tmp_path):
     with pytest.raises(ValueError, match=r"(A|B|indices) is frozen"):
         mp.import_adapter(fresh, tmp_path)
     assert not mp.adapters(fresh)
+
+
+@pytest.mark.parametrize("row", ["vera", "pvera", "randlora"])
+def test_random_arrays_that_a_file_lacks_are_drawn_again(row, tmp_path):
+    pair = Pair(ROWS[row], "float64", None).shake()
+    next(iter(pair.theirs.peft_config.values())).save_projection = False
+    pair.theirs.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    kept = {k: a for k, a in torch_file(path).items() if not k.endswith(("_A", "_B"))}
+    save_file(kept, path)
+    fresh = model(pair.config)
+    mp.import_adapter(fresh, tmp_path, "default")
+    assert off(fresh, pair.theirs) <= 1e-12
+
+
+@pytest.mark.parametrize("layers", [None, 1, [0]])
+@pytest.mark.parametrize("names", ["all-linear", ["q_proj", "down_proj"]])
+def test_a_file_of_one_vector_is_for_the_targets_of_its_configuration(names, layers, tmp_path):
+    if names == "all-linear" and layers is not None:
+        return  # HF PEFT takes layers only with a list
+    options = dict(target_modules=names, layers_to_transform=layers)
+    base = model(CONFIGS["llama"])
+    theirs = peft.get_peft_model(
+        hf_model(base), peft.UniLoraConfig(theta_d_length=40, **options)
+    )
+    theirs = theirs.double().eval()
+    with torch.no_grad():
+        theirs.base_model.unilora_theta_d["default"].normal_()
+    theirs.save_pretrained(tmp_path)
+    mp.import_adapter(base, tmp_path, "default")
+    assert off(base, theirs) <= 1e-12
 
 
 @pytest.mark.parametrize("option", ["use_qalora", "lora_bias", "alora_invocation_tokens"])

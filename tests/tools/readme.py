@@ -162,8 +162,10 @@ def methods():
         file = method.__module__.replace(".", "/") + ".py"
         equation = method.equation.replace("|", "\\|")  # a bare bar would end the cell
         table.append(
-            f"| [`{name}`](../{file}) | {method.idea} | {method.place} | {equation} | {count:,} "
-            f"| {'yes' if method.mergeable else 'no'} | {theirs_of(method)} | {paper_of(method)} |"
+            f"| [`{name}`](../{file}) | {method.idea} | {method.place} | {equation} "
+            f"| {count:,} "
+            f"| {'yes' if method.mergeable else 'no'} | {theirs_of(method)} "
+            f"| {paper_of(method)} |"
         )
     return "\n".join(table[1:])
 

@@ -68,4 +68,5 @@ class CorDA(PiSSA):
         u, sigma, vt = xp.linalg.svd(w @ c, full_matrices=False)
         part = slice(r) if self.corda_method == "ipm" else slice(len(sigma) - r, None)
         root = xp.sqrt(sigma[part])
-        return u[:, part] * root, xp.linalg.solve(c, vt[part].T * root).T
+        a = xp.linalg.solve(c, vt[part].T * root)  # transposed
+        return u[:, part] * root, a.T

@@ -75,7 +75,8 @@ class LoRAFADelta(LoRADelta):
         if self.lora_B.grad is not None:
             a = self.lora_A
             square = self.scaling**2 * (a @ a.T + 1e-8 * xp.eye(len(a), dtype=a.dtype))
-            self.lora_B.grad = xp.linalg.solve(square, self.lora_B.grad.T).T
+            h = xp.linalg.solve(square, self.lora_B.grad.T)  # transposed
+            self.lora_B.grad = h.T
 
     def frozen(self):
         return {"lora_A": self.lora_A}

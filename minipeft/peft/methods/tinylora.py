@@ -14,7 +14,7 @@ learning, and finds that supervised training needs a hundred times as many.
 
 Morris et al. 2026, arXiv:2602.04118. HF PEFT gives A and B a factor √S each, in place of 1 and
 S, which `balanced` does. Such an adapter goes to HF, with its frozen arrays. One comes from
-there only if the signs of its singular vectors, which are a library's choice, are those here.
+there only if its singular vectors have the signs of those here (see `directions`).
 """
 
 from dataclasses import dataclass
@@ -100,8 +100,7 @@ class TinyLoRADelta(Delta):
 
     def __init__(self, layer, method, name, v, p):
         self.made_for = (weight(layer),)
-        u, s, vt = xp.linalg.svd(weight(layer).data, full_matrices=False)
-        u, s, vt = u[:, : method.r], s[: method.r], vt[: method.r]
+        u, s, vt = directions(weight(layer).data, method.r)
         root = xp.sqrt(s)
         self.a, self.b = (root[:, None] * vt, u * root) if method.balanced else (vt, u * s)
         self.p, self.name = p, name
@@ -122,3 +121,16 @@ class TinyLoRADelta(Delta):
 
     def hf_frozen(self):
         return {"tinylora_A": self.a, "tinylora_B": self.b, "tinylora_P": self.p}
+
+
+def directions(w, r):
+    """U (out, r), S (r,) and Vᵀ (r, in) of the best part of rank r of a matrix.
+
+    A singular vector and its negative are as good, and libraries differ in which they give.
+    Here the largest element of each row of Vᵀ is positive, so that a file means one change.
+    """
+    u, s, vt = xp.linalg.svd(w, full_matrices=False)
+    u, s, vt = u[:, :r], s[:r], vt[:r]
+    largest = abs(vt).argmax(axis=-1)[..., None]
+    signs = xp.sign(xp.take_along_axis(vt, largest, axis=-1))  # (r, 1)
+    return u * signs.T, s, vt * signs

@@ -1,6 +1,6 @@
 """Uni-LoRA: every number of every LoRA matrix is an entry of one short vector that trains.
 
-    f(x) + B A x                    all A and B, end to end, are P θ      θ: (d,)
+    f(x) + B(P θ) A(P θ) x          all A and B of a model, end to end, are P θ       θ: (d,)
 
 P is frozen. Each of its D rows takes one entry of θ, divided by √(how many rows take it). All
 entries are taken equally often, or once more, in an order shuffled by `proj_seed`. θ is
@@ -46,7 +46,7 @@ class UniLoRA(Targeted):
     paper = "Li et al. 2025, arXiv:2506.00799"
     idea = "every number of every A and B is an entry of one short vector"
     contains = ("lora: d as large as D",)
-    equation = "f(x) + B A x"
+    equation = "f(x) + B(P θ) A(P θ) x"
     learning_rate = 0.1
     peft_type = "UNILORA"
     shared = ("unilora_theta_d",)

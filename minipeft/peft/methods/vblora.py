@@ -1,6 +1,6 @@
 """VB-LoRA: LoRA whose matrices are pieced together from one bank of vectors.
 
-    f(x) + B A x                    a piece of A or B is Σₛ wₛ bankₛ,  w = softmax(top k of σ)
+    f(x) + B(bank, σ) A(bank, σ) x      each piece is Σₛ wₛ bankₛ with w = softmax(top k of σ)
 
 The rows of A and the columns of B are cut into pieces of b numbers. A piece is a mixture of k
 of the h vectors of the bank, which all targets share: those with the largest of the h logits σ
@@ -50,7 +50,7 @@ class VBLoRA(Targeted):
     paper = "Li et al. 2024, arXiv:2405.15179"
     idea = "A and B are pieced together from one bank of vectors"
     within = ("lora: A and B tied",)
-    equation = "f(x) + B A x"
+    equation = "f(x) + B(bank, σ) A(bank, σ) x"
     per_matrix = "h r (in + out) / b"
     learning_rate = 0.03
     peft_type = "VBLORA"

@@ -47,6 +47,7 @@ class VeRA(Targeted):
     per_matrix = "r + out"
     learning_rate = 0.1
     peft_type = "VERA"
+    edition = 2  # the first drew A and B by NumPy, not as HF PEFT does
     hf_config = "VeraConfig"
     hf_prefix = "vera_"
     hf_lacks = ("layers_to_transform",)
