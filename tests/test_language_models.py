@@ -18,6 +18,7 @@ from chats import chat, talk
 from minipeft.io.pretrained import config_of
 from minipeft.lab import memory
 from minipeft.lab.memory import bytes_to_train
+from minipeft.lab.model_comparison import on_targets
 from minipeft.lab.tune import Chat, chat_of, check_adapter, load_chat
 from minipeft.text.conversations import read_conversations
 
@@ -468,3 +469,10 @@ def test_merge_writes_over_nothing(gguf, folder, tuned, tmp_path, capsys):
         error = capsys.readouterr().err
         assert "nothing is replaced; give a new OUT" in error and error.count("\n") == 1
         assert (held_by(folder), held_by(tmp_path)) == before
+
+
+def test_the_targets_of_lora_and_its_relatives_are_chosen():
+    assert on_targets("lora", "all-linear") == mp.LoRA(target_modules="all-linear")
+    assert on_targets("oft", "q_proj, up_proj").target_modules == ("q_proj", "up_proj")
+    for name in ("ia3", "prefix", "full"):  # theirs are their definition, or they have none
+        assert on_targets(name, "all-linear") == mp.METHODS[name]()

@@ -31,11 +31,16 @@ def method_from_options(options, *alternatives):
         raise ValueError(unknown("method", options.method, [*METHODS, *alternatives]))
     values = dict(parse_setting(text) for text in options.set)
     if options.targets is not None:
-        names = tuple(name.strip() for name in options.targets.split(",") if name.strip())
-        values["target_modules"] = names[0] if names == ("all-linear",) else names
+        values["target_modules"] = names_of_targets(options.targets)
     if options.r is not None:
         values["r"] = options.r
     return METHODS[options.method].from_dict(values)
+
+
+def names_of_targets(text):
+    """Returns the target_modules of an option: names with commas, or all-linear."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return names[0] if names == ("all-linear",) else names
 
 
 def parse_setting(text):

@@ -32,6 +32,7 @@ from .model_comparison import (
     default_rate,
     identity,
     measure_model,
+    on_targets,
 )
 from .plots import save
 from .tune import BITS, add_data_options, chat_of, data_options, read_data
@@ -41,7 +42,7 @@ FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
 RATES_IN_ORDER = tuple(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 3))  # to 30
 GRID = RATES_IN_ORDER[6:12]  # 1e-3, 3e-3, … 0.3: what is tried at first
 # options that go with --model
-OF_MODELS = ("data", "heldout", "answers", "skip_long", "batch", "quantize", "system")
+OF_MODELS = "data heldout answers skip_long targets batch quantize system".split()
 TUNED, RATES = "tune.partial.json", "learning_rates.json"
 
 
@@ -76,7 +77,8 @@ def compare_models(options, methods, budgets, seeds):
     if options.tasks or options.tune or options.dask:
         raise ValueError("--tasks, --tune and --dask are of the comparison on words")
     paths = [options.model, options.data, *([options.heldout] if options.heldout else [])]
-    chosen, batch = {name: COMPARED[name]() for name in methods}, options.batch or 8
+    targets, batch = options.targets or "all-linear", options.batch or 8
+    chosen = {name: on_targets(name, targets) for name in methods}
     chat, how = chat_of(options.model, options.system), data_options(options, *chosen.values())
     conversations, heldout = read_data(options.data, options.heldout)
     check_room_to_read(chat.path, options.quantize)
@@ -87,7 +89,7 @@ def compare_models(options, methods, budgets, seeds):
         ModelExperiment(
             options.model, options.data, options.heldout, method, steps,
             options.lr or default_rate(method), seed, batch, options.quantize, options.system,
-            how["answers"], how["truncate"], how["virtual_tokens"],
+            how["answers"], how["truncate"], targets, how["virtual_tokens"],
         )
         for steps, method, seed in itertools.product(budgets, fit, seeds)
     ]  # fmt: skip
@@ -208,6 +210,8 @@ def arguments(parser):
     text = "conversations, one a line: the task instead of --tasks"
     model.add_argument("--data", metavar="FILE", help=text)
     add_data_options(model)
+    text = "target modules of LoRA and its relatives (default: all-linear)"
+    model.add_argument("--targets", metavar="NAMES", help=text)
     model.add_argument("--batch", type=whole, help="conversations a step (default: 8)")
     model.add_argument("--quantize", choices=BITS, help="hold the base in few bits")
     model.add_argument("--system", help="a system message before each conversation")

@@ -21,8 +21,10 @@ from ..errors import unknown
 from ..io.pretrained import model_path
 from ..peft.attach import attach, detach
 from ..peft.merge import merge, unmerge
+from ..peft.methods import LoRA
 from ..train.data import Examples
 from ..train.fit import Settings, evaluate
+from .command_line import names_of_targets
 from .comparison_table import COMPARED
 from .experiment import base_bytes, evenly, file_bytes, tape_bytes, tens, train
 from .tune import SLOWER, chat_of, read_data
@@ -59,12 +61,25 @@ class ModelExperiment:
     system: str | None = None
     answers: str = "all"
     skip_long: bool = False
+    targets: str | None = None
     virtual_tokens: int = 0  # the most that a method of the comparison takes, the same for all
 
     def __post_init__(self):
         if self.method not in COMPARED:
             raise ValueError(unknown("method", self.method, COMPARED))
         Settings(self.steps, self.batch_size, self.lr, seed=self.seed)  # raises if impossible
+
+
+def on_targets(name, targets):
+    """Returns the method of a name, on other target modules if its own are an example.
+
+    targets: names with commas, or all-linear. LoRA and its relatives have an example as their
+    default; those of (IA)³ are its definition, and stay.
+    """
+    method = COMPARED[name]()
+    if targets is None or getattr(method, "target_modules", None) != LoRA().target_modules:
+        return method
+    return replace(method, target_modules=names_of_targets(targets))
 
 
 def default_rate(method):
@@ -78,7 +93,7 @@ def measure_model(experiment):
     before = untrained(replace(e, method="lora", steps=1, lr=1.0))  # which change nothing
     chat, data, test, questions = prepared(e)
     model = chat.model
-    adapter = attach(model, COMPARED[e.method](), rng=e.seed)
+    adapter = attach(model, on_targets(e.method, e.targets), rng=e.seed)
     history = train(model, data, e, e.data)
     written, right = judged(chat, questions)
     row = asdict(e) | before | {
