@@ -296,7 +296,7 @@ def test_another_served_on_top_of_a_merged_one(method, below, tmp_path):
         assert "'b'" in str(reason) and (to_numpy(base(ids).data) == wanted).all()
         return
     assert np.allclose(logits(base, "b", ids), wanted, rtol=0, atol=1e-11)
-    with pytest.raises(ValueError, match="unmerge"):
+    with pytest.raises(ValueError, match="nothing merged into it"):
         mp.load_adapter(base, tmp_path, "again")
     mp.unmerge(receipt)
     mp.use(base, ["a", "b"])

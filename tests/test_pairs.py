@@ -1,6 +1,6 @@
 """Ordered pairs of methods in use together: nothing done to one changes the other.
 
-The profile `thorough` checks all pairs; the others a quarter of them, drawn with a seed.
+The profile `thorough` checks all pairs; the others an eighth of them, drawn with a seed.
 """
 
 import pytest
@@ -15,7 +15,7 @@ SIZES = dict(vocab=11, context=40, width=32, layers=1, heads=4, kv_heads=2, ffn=
 CONFIG = mp.Config.gpt2(**SIZES)
 
 
-SHARE = {"dev": 4, "ci": 4, "thorough": 1}  # one pair of so many
+SHARE = {"dev": 8, "ci": 8, "thorough": 1}  # one pair of so many
 
 
 @pytest.mark.parametrize("first", mp.METHODS)
