@@ -112,7 +112,7 @@ def rope(family, take):
     """Returns the fields of a Config about RoPE.
 
     transformers 5 has them in "rope_parameters", before it they were keys of their parent and
-    "rope_scaling". What is told twice must be the same.
+    "rope_scaling". Where both are there, they must agree.
     """
     dicts = [told for told in (take("rope_scaling"), take("rope_parameters")) if told]
     if len(dicts) == 2 and dicts[0] != dicts[1]:

@@ -4,9 +4,10 @@ minipeft explain --method lora --targets q_proj,v_proj --r 4 --set lora_alpha=16
 """
 
 import json
+from dataclasses import replace
 
 from ..errors import unknown
-from ..peft.methods import METHODS
+from ..peft.methods import METHODS, LoRA
 
 
 def add_method_options(parser):
@@ -41,6 +42,17 @@ def names_of_targets(text):
     """Returns the target_modules of an option: names with commas, or all-linear."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     return names[0] if names == ("all-linear",) else names
+
+
+def with_targets(method, targets):
+    """Returns a method on other target modules, if its own are only an example.
+
+    LoRA and its relatives have an example as their default, to be chosen anew for each model.
+    Those of (IA)³ are its definition, and stay.
+    """
+    if getattr(method, "target_modules", None) != LoRA().target_modules:
+        return method
+    return replace(method, target_modules=targets)
 
 
 def parse_setting(text):

@@ -21,10 +21,9 @@ from ..errors import unknown
 from ..io.pretrained import model_path
 from ..peft.attach import attach, detach
 from ..peft.merge import merge, unmerge
-from ..peft.methods import LoRA
 from ..train.data import Examples
 from ..train.fit import Settings, evaluate
-from .command_line import names_of_targets
+from .command_line import names_of_targets, with_targets
 from .comparison_table import COMPARED
 from .experiment import base_bytes, evenly, file_bytes, tape_bytes, tens, train
 from .tune import SLOWER, chat_of, read_data
@@ -71,15 +70,9 @@ class ModelExperiment:
 
 
 def on_targets(name, targets):
-    """Returns the method of a name, on other target modules if its own are an example.
-
-    targets: names with commas, or all-linear. LoRA and its relatives have an example as their
-    default; those of (IA)³ are its definition, and stay.
-    """
+    """Returns the method of a name, `with_targets` as an option gives them, or None."""
     method = COMPARED[name]()
-    if targets is None or getattr(method, "target_modules", None) != LoRA().target_modules:
-        return method
-    return replace(method, target_modules=names_of_targets(targets))
+    return method if targets is None else with_targets(method, names_of_targets(targets))
 
 
 def default_rate(method):

@@ -24,7 +24,7 @@ def check_run_folder(out):
     if model is not None:
         raise ValueError(
             f"{out} holds a model ({model}), which transformers would not load with an adapter "
-            "beside it; give another --out"
+            "in the same folder; give another --out"
         )
     report = out / REPORT
     if report.is_file() and not read_json(report).get("stopped"):

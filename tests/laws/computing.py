@@ -180,7 +180,7 @@ def law_15_rows_may_differ(case):
 def law_16_an_update_is_adamws(case):
     """One step moves each number as AdamW's definition says: matrices decay, vectors do not.
 
-    Where a method gives a parameter a learning rate of its own, or changes its gradient, its
+    Where a method gives a parameter another learning rate, or changes its gradient, its
     spec says how.
     """
     net, adapter = case.attached()

@@ -17,7 +17,8 @@ from ...errors import unknown
 from ...model.config import Config
 from ...model.transformer import Transformer
 from ...peft.attach import attach, detach
-from ...peft.methods import METHODS, LoRA
+from ...peft.methods import METHODS
+from ..command_line import with_targets
 from ..plots import LARGE, SMALL, hue, readable
 
 SIZES = dict(vocab=48, context=64, width=80, layers=3, heads=4)
@@ -74,16 +75,12 @@ def attachments(method):
 
 
 def widest(method, model):
-    """Returns the method with default options; on all matrices where its targets are LoRA's.
-
-    LoRA's targets are an example, to be chosen anew for each model. (IA)³'s are its definition.
-    """
-    if getattr(method(), "target_modules", None) != LoRA().target_modules:
-        return method()
+    """Returns the method with default options; if its targets are an example, on all."""
+    wide = with_targets(method(), "all-linear")
     try:
-        attach(model, method(target_modules="all-linear"))
+        attach(model, wide)
         detach(model)
-        return method(target_modules="all-linear")
+        return wide
     except ValueError:  # it does not fit on all of them
         return method()
 

@@ -51,7 +51,7 @@ class CPT(Method):
     family = "prompt"
     paper = "Blau et al. 2024, arXiv:2410.17222"
     idea = "a prompt made of solved examples, which may move only a little"
-    within = ("prompt: P near examples",)
+    within = ("prompt: P kept near examples",)
     equation = "[E[c] + m ∘ δ ; f(ids)]"
     place = "in front of the embeddings"
     learning_rate = 0.01

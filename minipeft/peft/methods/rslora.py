@@ -23,7 +23,7 @@ class RSLoRA(LoRA):
     learning_rate = 0.01
     paper = "Kalajdzievski 2023, arXiv:2312.03732"
     idea = "divides by √r, so that its strength does not fall as the rank rises"
-    within = ("lora: α √r for α",)
+    within = ("lora: α multiplied by √r",)
     equation = "f(x) + (α / √r) B A x"
     hf_flag = "use_rslora"
 

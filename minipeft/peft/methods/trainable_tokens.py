@@ -41,7 +41,7 @@ class TrainableTokens(Method):
     family = "selective"
     paper = "Hugging Face 2025, PEFT 0.15"
     idea = "LoRA on the token table with a frozen one-hot factor: a few rows train"
-    within = ("lora: of the token table, A one-hot",)
+    within = ("lora: on the token table, A one-hot",)
     equation = "W[t] ← W[t] + ΔW[t], t in token_indices"
     place = "rows of the token table"
     mergeable = True

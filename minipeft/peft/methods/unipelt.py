@@ -49,7 +49,11 @@ class UniPELT(Method):
     family = "mixture"
     paper = "Mao et al. 2021, arXiv:2110.07577"
     idea = "a prefix, an adapter and a LoRA in every layer, each behind a gate"
-    contains = ("lora: gates 1, 0, 0", "prefix: gates 1, 0, 0", "pfeiffer: gates 1, 0, 0")
+    contains = (
+        "lora: the other gates 0",
+        "prefix: the other gates 0",
+        "pfeiffer: the other gates 0",
+    )
     equation = "f(x) + g(x) · Δ(x)"
     place = "queries, values, attention and MLP"
     learning_rate = 0.01
