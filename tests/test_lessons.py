@@ -70,13 +70,23 @@ def link_complaints(name, cells):
     yield from (f"links to {link}" for link in links if not (LESSONS / link).exists())
 
 
+def tagged(cells, tag):
+    """The cells with a tag."""
+    return [cell for cell in cells if tag in cell["metadata"].get("tags", ())]
+
+
 def exercise_complaints(name, cells):
-    """Two exercises or more, each with a check and open, and a prediction revealed."""
-    exercises = [cell for cell in cells if "exercise" in cell["metadata"].get("tags", ())]
+    """Two exercises or more, each open, its check in a cell of its own; a prediction revealed."""
+    exercises = tagged(cells, "exercise")
     if len(exercises) < 2:
         yield f"has {len(exercises)} cells with the tag exercise"
     imports = "\n".join(text(cell) for cell in cells if "minipeft.course import" in text(cell))
     for cell in exercises:
+        if checks_called(ast.parse(f"{imports}\n{text(cell)}")):
+            yield f"{cell['id']} checks itself: the check stands in the next cell"
+        if cells.index(cell) + 1 not in [cells.index(c) for c in tagged(cells, "check")]:
+            yield f"{cell['id']} is not followed by a cell with the tag check"
+    for cell in tagged(cells, "check"):
         if not checks_called(ast.parse(f"{imports}\n{text(cell)}")):
             yield f"{cell['id']} calls no check"
         if "○" not in printed(cell):
@@ -199,6 +209,8 @@ FAULTS = [
     (heading_complaints, without("## References")),
     (link_complaints, replaced("../minipeft/", "../minipft/")),
     (exercise_complaints, without('"exercise"')),
+    (exercise_complaints, without('"check"')),
+    (exercise_complaints, replaced("return None", "return tour.lora_count(None)")),
     (exercise_complaints, replaced("tour.", "tours.")),
     (exercise_complaints, changed(outputs=[])),
     (exercise_complaints, replaced("reveal(", "print(")),
