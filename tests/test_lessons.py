@@ -76,7 +76,7 @@ def tagged(cells, tag):
 
 
 def exercise_complaints(name, cells):
-    """Two exercises or more, each open, its check in a cell of its own; a prediction revealed."""
+    """Two exercises or more, each open, its check in the next cell; a prediction revealed."""
     exercises = tagged(cells, "exercise")
     if len(exercises) < 2:
         yield f"has {len(exercises)} cells with the tag exercise"
