@@ -39,7 +39,7 @@ from .tune import BITS, add_data_options, chat_of, data_options, read_data
 
 METHODS = ("full", "lora", "adapter", "prefix", "prompt")
 FAMILIES = {f"{method.family}-family": method.family for method in ALL.values()}
-RATES_IN_ORDER = tuple(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 3))  # to 30
+RATES_IN_ORDER = tuple(float(f"{m}e{e}") for e in range(-6, 4) for m in (1, 3))  # to 3,000
 GRID = RATES_IN_ORDER[6:12]  # 1e-3, 3e-3, … 0.3: what is tried at first
 # options that go with --model
 OF_MODELS = "data heldout answers skip_long targets batch quantize system".split()

@@ -60,7 +60,7 @@ class AdaLoRA(Targeted):
     within = ("lora: B = P Λ",)
     equation = "f(x) + (α / r) P Λ Q x"
     per_matrix = "r (in + out) + r"
-    learning_rate = 0.1
+    learning_rate = 0.03
     peft_type = "ADALORA"
     hf_config = "AdaLoraConfig"
     hf_prefix = "lora_"

@@ -51,7 +51,7 @@ class AdapterFusion(Bottleneck):
     contains = ("pfeiffer: one adapter",)
     equation = "h + V Σ p_i A_i(h)"
     place = "after the MLP"
-    learning_rate = 0.01
+    learning_rate = 0.003
     peft_type = "ADAPTER_FUSION"
 
     def terms(self, config):

@@ -24,7 +24,7 @@ class BitFit(Selective):
     within = ("full: all else frozen",)
     equation = "b ← b + Δb, every bias"
     place = "biases"
-    learning_rate = 0.03
+    learning_rate = 0.1
     peft_type = "BITFIT"
 
     def chooses(self, path, layers):

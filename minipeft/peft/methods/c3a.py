@@ -49,7 +49,7 @@ class C3A(Targeted):
     idea = "circulant blocks in place of B A: a convolution, of high rank"
     contains = ("full: blocks of 1, of its matrices",)
     equation = "f(x) + (1 / in) C(w) x"
-    learning_rate = 1.0
+    learning_rate = 10
     peft_type = "C3A"
     hf_config = "C3AConfig"
     hf_prefix = "c3a_"

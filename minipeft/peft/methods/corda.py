@@ -44,7 +44,7 @@ class CorDA(PiSSA):
     idea = "starts from what W does with the inputs of the data"
     contains = ("pissa: C a multiple of I",)
     paper = "Yang et al. 2024, arXiv:2406.05223"
-    learning_rate = 0.01
+    learning_rate = 0.003
 
     def delta(self, layer, rng):
         return StartedDelta(layer, self, rng)

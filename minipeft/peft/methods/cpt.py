@@ -54,7 +54,7 @@ class CPT(Method):
     within = ("prompt: P kept near examples",)
     equation = "[E[c] + m ∘ δ ; f(ids)]"
     place = "in front of the embeddings"
-    learning_rate = 0.01
+    learning_rate = 0.001
     peft_type = "CPT"
     hf_config = "CPTConfig"
 

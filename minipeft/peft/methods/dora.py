@@ -32,7 +32,7 @@ class DoRA(LoRA):
     contains = ("lora: m = ‖V‖",)
     equation = "m / ‖V‖ ∘ V x + b"
     per_matrix = "r (in + out) + out"
-    learning_rate = 0.003
+    learning_rate = 0.03
     hf_flag = "use_dora"
     embeds = False
 

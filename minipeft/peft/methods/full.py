@@ -23,7 +23,7 @@ class Full(Method):
     equation = "W ← W + ΔW"
     place = "every parameter"
     mergeable = True
-    learning_rate = 0.001
+    learning_rate = 0.003
     peft_type = "FULL"
 
     def terms(self, config):

@@ -40,7 +40,7 @@ class LlamaAdapter(Method):
     idea = "a prefix with a softmax apart, behind a gate that starts at 0"
     equation = "softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)"
     place = "attention, beside its softmax"
-    learning_rate = 0.3
+    learning_rate = 0.1
     peft_type = "ADAPTION_PROMPT"
     hf_config = "AdaptionPromptConfig"
     hf_lacks = ("per_head",)

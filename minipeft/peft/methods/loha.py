@@ -37,7 +37,7 @@ class LoHa(Targeted):
     contains = ("lora: B₂ A₂ all ones",)
     equation = "f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x"
     per_matrix = "2 r (in + out)"
-    learning_rate = 0.01
+    learning_rate = 0.03
     peft_type = "LOHA"
     hf_config = "LoHaConfig"
     hf_prefix = "hada_"

@@ -47,7 +47,7 @@ class LoRAGA(PiSSA):
     name = "lora-ga"
     idea = "starts so that its first step is nearly that of full fine-tuning"
     paper = "Wang et al. 2024, arXiv:2407.05000"
-    learning_rate = 0.03
+    learning_rate = 0.01
 
     def delta(self, layer, rng):
         return StartedDelta(layer, self, rng)

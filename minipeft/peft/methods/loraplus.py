@@ -26,7 +26,7 @@ class LoRAPlus(LoRA):
     idea = "B learns faster than A"
     contains = ("lora: ratio 1",)
     paper = "Hayou et al. 2024, arXiv:2402.12354"
-    learning_rate = 0.003
+    learning_rate = 0.01
     hf_flag = "use_loraplus"
     hf_lacks = (*LoRA.hf_lacks, "loraplus_lr_ratio", "use_loraplus")
     embeds = False

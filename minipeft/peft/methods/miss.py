@@ -41,7 +41,7 @@ class MiSS(Targeted):
     within = ("lora: A made of unit matrices",)
     equation = "f(x) + D Σᵢ xᵢ"
     per_matrix = "r out"
-    learning_rate = 0.03
+    learning_rate = 0.01
     peft_type = "MISS"
     hf_config = "MissConfig"
     hf_prefix = "miss_"

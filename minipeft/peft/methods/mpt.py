@@ -38,7 +38,7 @@ class MPT(Prompt):
     idea = "a prompt shared by all tasks, times a low-rank matrix for each"
     contains = ("prompt: U V all ones",)
     equation = "[P ∘ (U_k V_k) ; f(ids)]"
-    learning_rate = 0.1
+    learning_rate = 1
     peft_type = "MULTITASK_PROMPT_TUNING"
     hf_config = "MultitaskPromptTuningConfig"
     hf_lacks = (*Prompt.hf_lacks, "task")

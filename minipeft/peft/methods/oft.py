@@ -43,7 +43,7 @@ class OFT(Targeted):
     paper = "Qiu et al. 2023, arXiv:2306.07280"
     idea = "rotates the inputs: rows of W keep their lengths and the angles between them"
     equation = "f(Rᵀ x)"
-    learning_rate = 1e-2
+    learning_rate = 0.01
     peft_type = "OFT"
     hf_config = "OFTConfig"
     hf_prefix = "oft_"

@@ -51,7 +51,7 @@ class Poly(Targeted):
     idea = "every task takes its weighted mean of a few LoRAs"
     contains = ("lora: one skill",)
     equation = "f(x) + (1 / r) (Σ w_s B_s) (Σ w_s A_s) x"
-    learning_rate = 0.03
+    learning_rate = 0.1
     peft_type = "POLY"
     hf_config = "PolyConfig"
     hf_prefix = "poly_"

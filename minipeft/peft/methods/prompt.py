@@ -33,7 +33,7 @@ class Prompt(Method):
     idea = "vectors in front of the embeddings"
     equation = "[P ; f(ids)]"
     place = "in front of the embeddings"
-    learning_rate = 0.1
+    learning_rate = 1
     peft_type = "PROMPT_TUNING"
     hf_config = "PromptTuningConfig"
     hf_lacks = ("init_ids",)

@@ -46,7 +46,7 @@ class RoAd(Targeted):
     idea = "(IA)³ that also turns pairs of outputs"
     contains = ("ia3: angles 0",)
     equation = "R f(x)"
-    learning_rate = 0.1
+    learning_rate = 0.3
     peft_type = "ROAD"
     hf_config = "RoadConfig"
     hf_prefix = "road_"

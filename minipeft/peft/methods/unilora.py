@@ -47,7 +47,7 @@ class UniLoRA(Targeted):
     idea = "every number of every A and B is an entry of one short vector"
     contains = ("lora: a value for each number",)
     equation = "f(x) + B(P θ) A(P θ) x"
-    learning_rate = 0.1
+    learning_rate = 0.3
     peft_type = "UNILORA"
     shared = ("unilora_theta_d",)
     hf_config = "UniLoraConfig"

@@ -44,7 +44,7 @@ class WaveFT(FourierFT):
     idea = "a few wavelets in place of B A, each of which acts on four neighbours"
     contains = ("full: all places, of its matrices",)
     equation = "f(x) + s IDWT₂(C) x"
-    learning_rate = 0.001
+    learning_rate = 0.0003
     peft_type = "WAVEFT"
     hf_config = "WaveFTConfig"
     hf_prefix = "waveft_"
