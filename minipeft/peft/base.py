@@ -66,6 +66,7 @@ class Method(Options):
     family = ""  # of which kind it is, one of methods.FAMILIES
     paper = ""  # author, year and arXiv id
     idea = ""  # in a line: what it changes about LoRA, about adapters or about prompts
+    claim = ()  # what its paper says it buys, and over which method: see lab/claims.py
     contains = ()  # methods that it is at some setting: "name: the setting"
     within = ()  # methods that are it at some setting, likewise
     equation = ""  # what f(x) becomes

@@ -19,6 +19,7 @@ import textwrap
 from pathlib import Path
 
 import minipeft as mp
+from minipeft.lab.claims import measured, said
 from minipeft.lab.comparison_table import groups, mean
 from minipeft.lab.figures import FIGURES
 
@@ -177,6 +178,17 @@ def theirs_of(method):
     return f"`{method.hf_config}`" + (f", `{method.hf_flag}`" if method.hf_flag else "")
 
 
+def claims():
+    """What the paper of each method says that it buys, and what the long comparison shows."""
+    rows = figure("compare_full")["rows"]
+    lines = ["| name | said to give | measured here | borne out? |", "|---|---|---|---|"]
+    for name, method in mp.METHODS.items():
+        if method.claim:
+            cells = f"`{name}`", said(method), *measured(method, rows)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def paper_of(method):
     """The paper of a method, as a link."""
     parts = re.fullmatch(r"(.*), arXiv:(\d{4}\.\d{4,5})", method.paper)
@@ -319,7 +331,7 @@ def mistakes():
 PARTS = {
     part.__name__: part
     for part in (
-        sentence, facts, output, reading, tree, results, methods, comparison, pictures, speed,
+        sentence, facts, output, reading, tree, results, methods, claims, comparison, pictures, speed,
         spent, generation, laws, mistakes,
     )
 }  # fmt: skip

@@ -57,6 +57,7 @@ class AdaLoRA(Targeted):
     family = "lora"
     paper = "Zhang et al. 2023, arXiv:2303.10512"
     idea = "the ranks are shared out between the targets during training"
+    claim = "quality", "lora"
     within = ("lora: B = P Λ",)
     equation = "f(x) + (α / r) P Λ Q x"
     per_matrix = "r (in + out) + r"

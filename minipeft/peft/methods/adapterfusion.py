@@ -48,6 +48,7 @@ class AdapterFusion(Bottleneck):
     family = "mixture"
     paper = "Pfeiffer et al. 2020, arXiv:2005.00247"
     idea = "several adapters, and an attention that mixes what they say"
+    claim = "quality", "pfeiffer"
     contains = ("pfeiffer: one adapter",)
     equation = "h + V Σ p_i A_i(h)"
     place = "after the MLP"

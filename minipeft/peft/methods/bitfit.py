@@ -21,6 +21,7 @@ class BitFit(Selective):
     name = "bitfit"
     paper = "Ben-Zaken et al. 2021, arXiv:2106.10199"
     idea = "the biases alone train"
+    claim = "parameters", "full"
     within = ("full: all else frozen",)
     equation = "b ← b + Δb, every bias"
     place = "biases"

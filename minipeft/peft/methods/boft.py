@@ -45,6 +45,7 @@ class BOFT(Targeted):
     family = "orthogonal"
     paper = "Liu et al. 2023, arXiv:2311.06243"
     idea = "OFT as a product of sparse rotations, which mix all inputs for few parameters"
+    claim = "parameters", "oft"
     contains = ("oft: one factor, s = 1",)
     equation = "s ∘ W Bᵀ x + b"
     learning_rate = 0.1

@@ -45,6 +45,7 @@ class Bottleneck(Method):
     family = "adapter"
     paper = "Houlsby et al. 2019, arXiv:1902.00751"
     idea = "a small network after attention and after the MLP"
+    claim = "parameters", "full"
     equation = "h + U φ(D h + b₁) + b₂"
     place = "after attention and after the MLP"
     learning_rate = 0.01

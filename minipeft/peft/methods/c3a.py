@@ -47,6 +47,7 @@ class C3A(Targeted):
     family = "spectral"
     paper = "Chen et al. 2024, arXiv:2407.19342"
     idea = "circulant blocks in place of B A: a convolution, of high rank"
+    claim = "quality", "lora"
     contains = ("full: blocks of 1, of its matrices",)
     equation = "f(x) + (1 / in) C(w) x"
     learning_rate = 10

@@ -37,6 +37,7 @@ class Compacter(Bottleneck):
     name = "compacter"
     paper = "Karimi Mahabadi et al. 2021, arXiv:2106.04647"
     idea = "an adapter of Kronecker products whose factors all layers share"
+    claim = "parameters", "adapter"
     equation = "h + φ(h D + b₁) U + b₂"
     learning_rate = 0.1
     peft_type = "COMPACTER"

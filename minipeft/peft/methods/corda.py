@@ -42,6 +42,7 @@ class CorDA(PiSSA):
 
     name = "corda"
     idea = "starts from what W does with the inputs of the data"
+    claim = "learning", "lora"
     contains = ("pissa: C a multiple of I",)
     paper = "Yang et al. 2024, arXiv:2406.05223"
     learning_rate = 0.003

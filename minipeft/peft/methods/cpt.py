@@ -51,6 +51,7 @@ class CPT(Method):
     family = "prompt"
     paper = "Blau et al. 2024, arXiv:2410.17222"
     idea = "a prompt made of solved examples, which may move only a little"
+    claim = "quality", "prompt"
     within = ("prompt: P kept near examples",)
     equation = "[E[c] + m ∘ δ ; f(ids)]"
     place = "in front of the embeddings"

@@ -46,6 +46,7 @@ class DeLoRA(Targeted):
     family = "lora"
     paper = "Bini et al. 2025, arXiv:2503.18225"
     idea = "the directions have length 1, and their strength is a number that trains"
+    claim = "quality", "lora"
     within = ("lora: r = 1",)
     equation = "f(x) + (λ / r) B Ξ A (w ∘ x)"
     per_matrix = "r (in + out) + 1"

@@ -29,6 +29,7 @@ class DoRA(LoRA):
     name = "dora"
     paper = "Liu et al. 2024, arXiv:2402.09353"
     idea = "the direction and the length of each row train apart"
+    claim = "quality", "lora"
     contains = ("lora: m = ‖V‖",)
     equation = "m / ‖V‖ ∘ V x + b"
     per_matrix = "r (in + out) + out"

@@ -39,6 +39,7 @@ class EVA(LoRA):
 
     name = "eva"
     idea = "A starts from the main directions of what its layer reads"
+    claim = "learning", "lora"
     paper = "Paischer et al. 2024, arXiv:2410.07170"
     learning_rate = 0.03
     embeds = False  # the inputs of the token table are tokens, not vectors

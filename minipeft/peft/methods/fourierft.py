@@ -44,6 +44,7 @@ class FourierFT(Targeted):
     family = "spectral"
     paper = "Gao et al. 2024, arXiv:2405.03003"
     idea = "a sum of a few waves in place of B A: one parameter each"
+    claim = "parameters", "lora"
     equation = "f(x) + α Re(IDFT₂ F) x"
     learning_rate = 0.03
     peft_type = "FOURIERFT"

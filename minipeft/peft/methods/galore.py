@@ -42,6 +42,7 @@ class GaLore(Full):
     name = "galore"
     paper = "Zhao et al. 2024, arXiv:2403.03507"
     idea = "full fine-tuning whose optimiser sees a low-rank part of each gradient"
+    claim = "equal", "full"
     contains = ("full: r ≥ every side",)
     equation = "W ← W − η (s P N + λ W)"
     learning_rate = 0.01

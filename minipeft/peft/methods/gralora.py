@@ -43,6 +43,7 @@ class GraLoRA(Targeted):
     family = "lora"
     paper = "Jung et al. 2025, arXiv:2505.20355"
     idea = "a LoRA for each block of W: rank k r for the same parameters"
+    claim = "quality", "lora"
     contains = ("lora: one block",)
     equation = "f(x) + (α / (r + h)) G x"
     learning_rate = 0.01

@@ -38,6 +38,7 @@ class HiRA(Targeted):
     family = "lora"
     paper = "Huang et al. 2025"
     idea = "multiplies the elements of W by 1 + B A: high rank at the same count"
+    claim = "quality", "lora"
     contains = ("ia3: r = 1, A all ones",)
     equation = "f(x) + (W ∘ (B A)) x"
     per_matrix = "r (in + out)"

@@ -46,6 +46,7 @@ class HRA(Targeted):
     family = "orthogonal"
     paper = "Yuan et al. 2024, arXiv:2405.17484"
     idea = "a rotation of low rank: LoRA's speed and OFT's angles, from half the parameters"
+    claim = "parameters", "lora"
     within = ("lora: B made of W and A", "oft: one block")
     equation = "f(H x)"
     per_matrix = "r in"

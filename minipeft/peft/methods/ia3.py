@@ -33,6 +33,7 @@ class IA3(Targeted):
     family = "lora"
     paper = "Liu et al. 2022, arXiv:2205.05638"
     idea = "one factor for each output in place of two matrices"
+    claim = "parameters", "lora"
     equation = "l ∘ f(x)"
     learning_rate = 0.1
     peft_type = "IA3"

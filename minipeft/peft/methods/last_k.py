@@ -27,6 +27,7 @@ class LastK(Selective):
     name = "last-k"
     paper = "Lee et al. 2019, arXiv:1911.03090"
     idea = "the last blocks alone train, and no backward pass goes below them"
+    claim = "parameters", "full"
     within = ("full: all else frozen",)
     equation = "W ← W + ΔW, last k blocks"
     place = "the last blocks"

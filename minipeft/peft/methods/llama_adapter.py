@@ -38,6 +38,7 @@ class LlamaAdapter(Method):
     family = "prompt"
     paper = "Zhang et al. 2023, arXiv:2303.16199"
     idea = "a prefix with a softmax apart, behind a gate that starts at 0"
+    claim = "parameters", "full"
     equation = "softmax(q kᵀ / √K) v + g · softmax(q (W_k P)ᵀ / √K) (W_v P)"
     place = "attention, beside its softmax"
     learning_rate = 0.1

@@ -34,6 +34,7 @@ class LoHa(Targeted):
     family = "lora"
     paper = "Hyeon-Woo et al. 2021, arXiv:2108.06098"
     idea = "two low-rank matrices multiplied element by element: rank r² for 2 r's parameters"
+    claim = "quality", "lora"
     contains = ("lora: B₂ A₂ all ones",)
     equation = "f(x) + (α / r) ((B₁ A₁) ∘ (B₂ A₂)) x"
     per_matrix = "2 r (in + out)"

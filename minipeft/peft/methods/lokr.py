@@ -43,6 +43,7 @@ class LoKr(Targeted):
     family = "lora"
     paper = "Yeh et al. 2023, arXiv:2309.14859"
     idea = "a Kronecker product in place of B A: fewer parameters, higher rank"
+    claim = "parameters", "lora"
     equation = "f(x) + (α / r) (W₁ ⊗ W₂) x"
     learning_rate = 0.1
     peft_type = "LOKR"

@@ -52,6 +52,7 @@ class LoRA(Targeted):
     family = "lora"
     paper = "Hu et al. 2021, arXiv:2106.09685"
     idea = "a change of low rank beside each frozen weight"
+    claim = "parameters", "full"
     equation = "f(x) + (α / r) B A x"
     per_matrix = "r (in + out)"
     learning_rate = 0.01

@@ -35,6 +35,7 @@ class LoRAFA(LoRA):
 
     name = "lora-fa"
     idea = "A is frozen, so its input need not be kept for backward"
+    claim = "memory", "lora"
     within = ("lora: A frozen",)
     paper = "Zhang et al. 2023, arXiv:2308.03303"
     per_matrix = "r out"

@@ -46,6 +46,7 @@ class LoRAGA(PiSSA):
 
     name = "lora-ga"
     idea = "starts so that its first step is nearly that of full fine-tuning"
+    claim = "learning", "lora"
     paper = "Wang et al. 2024, arXiv:2407.05000"
     learning_rate = 0.01
 

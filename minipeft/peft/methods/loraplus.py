@@ -24,6 +24,7 @@ class LoRAPlus(LoRA):
 
     name = "lora+"
     idea = "B learns faster than A"
+    claim = "learning", "lora"
     contains = ("lora: ratio 1",)
     paper = "Hayou et al. 2024, arXiv:2402.12354"
     learning_rate = 0.01

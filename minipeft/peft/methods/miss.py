@@ -38,6 +38,7 @@ class MiSS(Targeted):
     family = "lora"
     paper = "Kang & Yin 2024, arXiv:2409.15371"
     idea = "A is fixed to unit matrices side by side, so that applying it is a sum"
+    claim = "learning", "lora"
     within = ("lora: A made of unit matrices",)
     equation = "f(x) + D Σᵢ xᵢ"
     per_matrix = "r out"

@@ -36,6 +36,7 @@ class MPT(Prompt):
     name = "mpt"
     paper = "Wang et al. 2023, arXiv:2303.02861"
     idea = "a prompt shared by all tasks, times a low-rank matrix for each"
+    claim = "quality", "prompt"
     contains = ("prompt: U V all ones",)
     equation = "[P ∘ (U_k V_k) ; f(ids)]"
     learning_rate = 1

@@ -21,6 +21,7 @@ class NormTuning(Selective):
     name = "norms"
     paper = "Zhao et al. 2023, arXiv:2312.11420"
     idea = "the gains and biases of the norms alone train"
+    claim = "parameters", "lora"
     within = ("full: all else frozen",)
     equation = "γ ← γ + Δγ, β ← β + Δβ, every norm"
     place = "norms"

@@ -42,6 +42,7 @@ class OFT(Targeted):
     family = "orthogonal"
     paper = "Qiu et al. 2023, arXiv:2306.07280"
     idea = "rotates the inputs: rows of W keep their lengths and the angles between them"
+    claim = "remembers", "lora"
     equation = "f(Rᵀ x)"
     learning_rate = 0.01
     peft_type = "OFT"

@@ -30,6 +30,7 @@ class OLoRA(PiSSA):
 
     name = "olora"
     idea = "starts from an orthonormal basis of the first columns of W"
+    claim = "learning", "lora"
     paper = "Büyükakyüz 2024, arXiv:2406.01775"
     learning_rate = 0.01
 

@@ -36,6 +36,7 @@ class PTuning(Method):
     family = "prompt"
     paper = "Liu et al. 2021, arXiv:2103.10385"
     idea = "a small network makes the prompt"
+    claim = "quality", "prompt"
     within = ("prompt: P made by a network",)
     equation = "[P ; f(ids)]"
     place = "in front of the embeddings"

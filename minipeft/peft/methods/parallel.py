@@ -34,6 +34,7 @@ class Parallel(Method):
     family = "adapter"
     paper = "He et al. 2021, arXiv:2110.04366"
     idea = "an adapter beside the layer, not behind it"
+    claim = "quality", "adapter"
     contains = ("lora: without φ",)
     equation = "f(x) + s · (U φ(D x + b₁) + b₂)"
     place = "beside the MLP, attention or both"

@@ -22,6 +22,7 @@ class Pfeiffer(Bottleneck):
 
     name = "pfeiffer"
     idea = "an adapter after the MLP only: half the parameters"
+    claim = "parameters", "adapter"
     within = ("adapter: none after attention",)
     paper = "Pfeiffer et al. 2020, arXiv:2005.00247"
     place = "after the MLP"

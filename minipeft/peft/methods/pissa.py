@@ -30,6 +30,7 @@ class PiSSA(LoRA):
     name = "pissa"
     paper = "Meng et al. 2024, arXiv:2404.02948"
     idea = "starts from the largest singular values of W, which leave the frozen part"
+    claim = "learning", "lora"
     equation = "W x − s B₀ A₀ x + s B A x"
     learning_rate = 0.01
     embeds = False

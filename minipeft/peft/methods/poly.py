@@ -49,6 +49,7 @@ class Poly(Targeted):
     family = "mixture"
     paper = "Ponti et al. 2022, arXiv:2202.13914"
     idea = "every task takes its weighted mean of a few LoRAs"
+    claim = "quality", "lora"
     contains = ("lora: one skill",)
     equation = "f(x) + (1 / r) (Σ w_s B_s) (Σ w_s A_s) x"
     learning_rate = 0.1

@@ -41,6 +41,7 @@ class Prefix(Method):
     family = "prompt"
     paper = "Li & Liang 2021, arXiv:2101.00190"
     idea = "keys and values in front of those of every layer"
+    claim = "parameters", "full"
     equation = "attention(q, [P_k ; k], [P_v ; v])"
     place = "keys and values of every layer"
     learning_rate = 0.3

@@ -31,6 +31,7 @@ class Prompt(Method):
     family = "prompt"
     paper = "Lester et al. 2021, arXiv:2104.08691"
     idea = "vectors in front of the embeddings"
+    claim = "parameters", "full"
     equation = "[P ; f(ids)]"
     place = "in front of the embeddings"
     learning_rate = 1

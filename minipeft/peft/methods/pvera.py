@@ -42,6 +42,7 @@ class PVeRA(Targeted):
     family = "shared"
     paper = "Fillioux et al. 2025, arXiv:2512.07703"
     idea = "VeRA with noise in training, whose size is learnt"
+    claim = "quality", "vera"
     contains = ("vera: no noise",)
     equation = "f(x) + b ∘ B z"
     per_matrix = "2 r + out"

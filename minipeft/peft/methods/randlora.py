@@ -43,6 +43,7 @@ class RandLoRA(Targeted):
     family = "shared"
     paper = "Albert et al. 2025, arXiv:2502.00987"
     idea = "a sum of frozen random products, each scaled: full rank"
+    claim = "quality", "lora"
     contains = ("vera: one term",)
     equation = "f(x) + (α / r) Σⱼ Bⱼ Λⱼ A Γⱼ x"
     per_matrix = "n (r + d)"

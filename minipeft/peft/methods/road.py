@@ -44,6 +44,7 @@ class RoAd(Targeted):
     family = "orthogonal"
     paper = "Liao et al. 2024, arXiv:2409.00119"
     idea = "(IA)³ that also turns pairs of outputs"
+    claim = "parameters", "lora"
     contains = ("ia3: angles 0",)
     equation = "R f(x)"
     learning_rate = 0.3

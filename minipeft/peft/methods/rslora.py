@@ -23,6 +23,7 @@ class RSLoRA(LoRA):
     learning_rate = 0.01
     paper = "Kalajdzievski 2023, arXiv:2312.03732"
     idea = "divides by √r, so that its strength does not fall as the rank rises"
+    claim = "quality", "lora"
     within = ("lora: α multiplied by √r",)
     equation = "f(x) + (α / √r) B A x"
     hf_flag = "use_rslora"

@@ -43,6 +43,7 @@ class SHiRA(Targeted):
     family = "lora"
     paper = "Bhardwaj et al. 2024, arXiv:2406.13175"
     idea = "a few elements of W at random places in place of B A: sparse, and of high rank"
+    claim = "quality", "lora"
     contains = ("full: all places, of its matrices",)
     equation = "f(x) + S x"
     per_matrix = "r (in + out)"

@@ -46,6 +46,7 @@ class TinyLoRA(Targeted):
     family = "shared"
     paper = "Morris et al. 2026, arXiv:2602.04118"
     idea = "A and B are frozen to singular vectors of W; a few numbers between them train"
+    claim = "parameters", "lora"
     within = ("lora: A and B frozen",)
     equation = "f(x) + U S (Σᵢ vᵢ Pᵢ) Vᵀ x"
     learning_rate = 0.1

@@ -45,6 +45,7 @@ class UniLoRA(Targeted):
     family = "shared"
     paper = "Li et al. 2025, arXiv:2506.00799"
     idea = "every number of every A and B is an entry of one short vector"
+    claim = "parameters", "lora"
     contains = ("lora: a value for each number",)
     equation = "f(x) + B(P θ) A(P θ) x"
     learning_rate = 0.3

@@ -49,6 +49,7 @@ class UniPELT(Method):
     family = "mixture"
     paper = "Mao et al. 2021, arXiv:2110.07577"
     idea = "a prefix, an adapter and a LoRA in every layer, each behind a gate"
+    claim = "quality", "lora"
     contains = (
         "lora: the other gates 0",
         "prefix: the other gates 0",

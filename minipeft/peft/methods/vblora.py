@@ -49,6 +49,7 @@ class VBLoRA(Targeted):
     family = "shared"
     paper = "Li et al. 2024, arXiv:2405.15179"
     idea = "A and B are pieced together from one bank of vectors"
+    claim = "parameters", "lora"
     within = ("lora: A and B tied",)
     equation = "f(x) + B(bank, σ) A(bank, σ) x"
     per_matrix = "h r (in + out) / b"

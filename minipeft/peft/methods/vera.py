@@ -42,6 +42,7 @@ class VeRA(Targeted):
     family = "shared"
     paper = "Kopiczko et al. 2023, arXiv:2310.11454"
     idea = "A and B are random, frozen and shared; two vectors scale them"
+    claim = "parameters", "lora"
     within = ("lora: A and B frozen, scaled",)
     equation = "f(x) + b ∘ B (d ∘ A x)"
     per_matrix = "r + out"

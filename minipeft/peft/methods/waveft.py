@@ -42,6 +42,7 @@ class WaveFT(FourierFT):
     name = "waveft"
     paper = "Bilican et al. 2025, arXiv:2505.12532"
     idea = "a few wavelets in place of B A, each of which acts on four neighbours"
+    claim = "quality", "fourierft"
     contains = ("full: all places, of its matrices",)
     equation = "f(x) + s IDWT₂(C) x"
     learning_rate = 0.0003
