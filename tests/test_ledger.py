@@ -76,8 +76,19 @@ def agrees(found, net, ids, labels, recompute=False, parts=1):
     )
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
-@pytest.mark.parametrize("name", mp.METHODS)
+def pytest_generate_tests(metafunc):
+    """Every method on both shapes if thorough, else by turns on one of them."""
+    if metafunc.function is test_every_byte_and_product_of_a_step_is_predicted:
+        both = metafunc.config.getoption("--profile") == "thorough"
+        cases = [
+            (name, shape)
+            for i, name in enumerate(mp.METHODS)
+            for j, shape in enumerate(("gpt2", "llama"))
+            if both or (i + j) % 2
+        ]
+        metafunc.parametrize("name, shape", cases, ids=map("-".join, cases))
+
+
 def test_every_byte_and_product_of_a_step_is_predicted(name, shape):
     @settings(max_examples=2, phases=[Phase.generate])
     @given(cases(name, shape), st.booleans(), st.integers(1, 3))
