@@ -331,8 +331,8 @@ def mistakes():
 PARTS = {
     part.__name__: part
     for part in (
-        sentence, facts, output, reading, tree, results, methods, claims, comparison, pictures, speed,
-        spent, generation, laws, mistakes,
+        sentence, facts, output, reading, tree, results, methods, claims, comparison, pictures,
+        speed, spent, generation, laws, mistakes,
     )
 }  # fmt: skip
 
