@@ -18,13 +18,16 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+from guide import choices, defaults
+
 import minipeft as mp
 from minipeft.lab.claims import measured, said
 from minipeft.lab.comparison_table import groups, mean
 from minipeft.lab.figures import FIGURES
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "lessons/methods.md", "figures/README.md", "tests/README.md")
+PAGES = ("README.md", "lessons/methods.md", "figures/README.md", "tests/README.md",
+         "lessons/guide.md")  # fmt: skip
 FILES = ROOT / "minipeft" / "peft" / "methods"
 
 READING = (
@@ -332,7 +335,7 @@ PARTS = {
     part.__name__: part
     for part in (
         sentence, facts, output, reading, tree, results, methods, claims, comparison, pictures,
-        speed, spent, generation, laws, mistakes,
+        speed, spent, generation, laws, mistakes, choices, defaults,
     )
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from . import (
     attention,
     curves,
     data,
+    failures,
     family_tree,
     forgetting,
     hero,
@@ -42,6 +43,7 @@ FIGURES = {
     "attention": attention,
     "curves": curves,
     "data": data,
+    "failures": failures,
     "merge": merge,
     "storage": storage,
 }
