@@ -56,14 +56,15 @@ def trained(row, seed):
 def exchanged(name, row, seed):
     """The differences of the logits over a file, in the directions that the row has."""
     pair, found = Pair(row, "float64", seed).shake(), {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name_of_folder:
+        folder = Path(name_of_folder)
         if name in EXPORTED:
-            path = mp.export_adapter(pair.ours, "default", f"{folder}/ours")
+            path = mp.export_adapter(pair.ours, "default", folder / "ours")
             found["out"] = off(pair.ours, opened(pair, path, seed))
         if name in IMPORTED:
-            row.files.save(pair, f"{folder}/theirs")
+            row.files.save(pair, folder / "theirs")
             fresh = model(pair.config, seed or 0)
-            mp.import_adapter(fresh, f"{folder}/theirs", "default")
+            mp.import_adapter(fresh, folder / "theirs", "default")
             found["in"] = off(fresh, pair.theirs)
     return found
 
