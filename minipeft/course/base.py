@@ -27,7 +27,7 @@ from .plain import CheckFailed, alike
 
 PASSED, OPEN, WRONG = "passed", "open", "wrong"
 STRICT = "MINIPEFT_STRICT"  # a variable of the environment; if it is 1, an open answer raises
-COMPARED = 100  # latest calls in which an answer is compared with a likely slip
+COMPARED = 30  # latest calls in which an answer is compared with a likely slip
 
 
 class StillOpen(CheckFailed):

@@ -86,6 +86,7 @@ class Worker:
         self.memory = memory
         self.process = self.source = None
         self.seconds = self.too_late = None
+        self.number = 0  # of the latest request
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="minipeft-mark-")
@@ -155,7 +156,7 @@ class Worker:
         if self.process is None:
             self.start()
         if source != self.source:
-            self.names, self.source = self.reply(load=source)["names"], source
+            self.names, self.source = self.reply(load=source), source
         return self.names
 
     def asking(self, name, uses):
@@ -165,7 +166,7 @@ class Worker:
             if probe is not None:
                 probe = f"{probe.__module__.rpartition('.')[2]}.{probe.__name__}"
             given = {"arguments": to_json(arguments), "uses": uses, "memory": memory}
-            return from_json(self.reply(function=name, probe=probe, **given)["value"])
+            return self.reply(function=name, probe=probe, **given)
 
         return ask
 
@@ -176,20 +177,25 @@ class Worker:
         """
         if self.ended:
             raise Ended(self.ended)
-        line = b""
+        line, self.number = b"", self.number + 1
         with contextlib.suppress(OSError):
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(
+                json.dumps(request | {"number": self.number}).encode() + b"\n"
+            )
             self.process.stdin.flush()
             line = self.process.stdout.readline(LONGEST_REPLY)
         try:
             reply = json.loads(line)
+            if reply["number"] != self.number:
+                raise ValueError("not a reply to this request")
             if "failed" not in reply:
-                return {key: reply[key] for key in ("names", "value") if key in reply}
+                return reply["names"] if "load" in request else from_json(reply["value"])
             problem = str(reply["failed"])
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, KeyError, RecursionError, CheckFailed):
             self.stop()
             late = f"it took more than {self.seconds:g} s"
-            self.ended = late if self.too_late.is_set() else "it ended its own process"
+            ended = "it ended its own process, or disturbed it"
+            self.ended = late if self.too_late.is_set() else ended
             raise Ended(self.ended) from None
         raise CheckFailed(problem)
 

@@ -122,7 +122,9 @@ def with_needed(name, cells, at):
         if name in seen:
             continue
         seen.add(name)
-        binding = [k for k, (i, s) in enumerate(places) if {name, "*"} & bound_by(s)]
+        binds = [bound_by(statement) for _, statement in places]
+        binding = [k for k, names in enumerate(binds) if name in names]
+        binding = binding or [k for k, names in enumerate(binds) if "*" in names]
         above = [k for k in binding if places[k][0] <= at]  # the latest before the answer
         for k in above[-1:] or binding[:1]:
             taken.add(k)

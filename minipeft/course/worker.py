@@ -6,6 +6,8 @@ output for each:
     {"load": source}                            -> {"names": functions} or {"failed": why}
     {"function", "arguments", "probe", "uses", "memory"}  -> {"value"} or {"failed": why}
 
+each with the number of the request, so that nothing else is taken for a reply.
+
 The marker draws the cases and compares the values. What is right is never computed here, so
 there is nothing that a submission could read or replace to pass: all that it can send is an
 answer.
@@ -38,7 +40,7 @@ def main(memory):
             reply = {"failed": str(failed)}
         except BaseException as error:  # SystemExit and KeyboardInterrupt too
             reply = {"failed": f"your code raised {type(error).__name__}: {error}"}
-        replies.write(json.dumps(reply) + "\n")
+        replies.write(json.dumps(reply | {"number": request["number"]}) + "\n")
         replies.flush()
 
 
