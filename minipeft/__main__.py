@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": "what a method would change in a model, and at what cost",
     "figures": "the project's figures, each with its data in a file beside it",
     "ledger": "the bytes and FLOPs of a training step, for a model of any size",
+    "mark": "mark students' answers to the lessons, each in a process of its own",
     "merge": "add an adapter to a pretrained model's weights, and write the result",
     "pretrain": "train the backbone from scratch",
     "tune": "fine-tune a pretrained language model on conversations",
@@ -98,7 +99,8 @@ def parse(arguments):
     parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     for name, summary in COMMANDS.items():
-        module = importlib.import_module(f".lab.{name}", __package__)
+        room = "course" if name == "mark" else "lab"
+        module = importlib.import_module(f".{room}.{name}", __package__)
         command = commands.add_parser(
             name,
             help=summary,
