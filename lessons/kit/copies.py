@@ -121,7 +121,7 @@ def body(function, solutions, known):
 
 
 def bound_in(lesson):
-    """The names that a notebook's cells import, define or assign at their top level."""
+    """The names that the cells of a notebook import, or define as functions."""
     names = set()
     for cell in lesson.cells:
         if cell["cell_type"] != "code" or has(cell, "exercise"):
@@ -129,6 +129,8 @@ def bound_in(lesson):
         for node in ast.walk(ast.parse(source(cell))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names |= {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.FunctionDef):
+                names.add(node.name)
     return names
 
 

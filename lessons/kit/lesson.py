@@ -144,12 +144,15 @@ class Lesson:
 
     @property
     def picture(self):
-        """The first picture under the heading Plot, the bytes of a PNG; None without one."""
+        """The first picture from the heading Plot on, the bytes of a PNG; None without one.
+
+        The diagram of places is none.
+        """
         below = False
         for cell in self.cells:
             below = below or bool(re.search(r"^## Plot", source(cell), re.M))
-            for image in images(cell) if below else ():
-                return image
+            if below and images(cell) and "places." not in source(cell):
+                return images(cell)[0]
         return None
 
     @cached_property

@@ -1,8 +1,8 @@
 """Markdown as printable pages: headings, lists, tables, code and formulas, in PDF.
 
 ReportLab makes the pages, with the fonts that come with Matplotlib: they have the Greek
-letters, the mathematical signs and the ✓ ○ ★ of the lessons. So pip brings all that is needed, on every
-system. Sizes are in points, 72 to the inch.
+letters, the mathematical signs and the ✓ ○ ★ of the lessons. So pip brings all that is needed,
+on every system. Sizes are in points, 72 to the inch.
 """
 
 import html
@@ -83,7 +83,7 @@ CODE = style(
     borderPadding=(5, 4, 5, 5), spaceBefore=7, spaceAfter=11, leftIndent=5,
 )  # fmt: skip
 OUTPUT = style(
-    "output", fontName=MONO, fontSize=CODE_SIZE, leading=10.6, autoLeading="off", leftIndent=12,
+    "output", fontName=MONO, fontSize=CODE_SIZE, leading=10.6, autoLeading="off", leftIndent=10,
     textColor=GREY, spaceAfter=8,
 )  # fmt: skip
 HEADINGS = {

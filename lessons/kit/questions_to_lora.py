@@ -1,5 +1,7 @@
 """The questions on lessons 0 to 4: counting, the tape, memory, freezing, LoRA."""
 
+import functools
+
 import numpy as np
 
 import minipeft as mp
@@ -15,6 +17,14 @@ EVERYWHERE = "all-linear"
 STEP = {"batch": 32, "seq": 24}  # a training step of the small model
 SMALL = dict(vocab=11, context=16, width=8, layers=2, heads=2, ffn=12)
 IDS = np.array([[1, 2, 3, 4, 5]])
+
+
+@functools.cache
+def ledgers_of_llama():
+    """The ledgers of one step of Llama-2-7B, 512 tokens in bfloat16: all of it, and LoRA."""
+    llama, step = presets.config("llama-2-7b"), dict(batch=1, seq=512, policy="bf16")
+    lora = mp.LoRA(r=16, target_modules=("q_proj", "v_proj"))
+    return mp.ledger(llama, **step), mp.ledger(llama, lora, **step)
 
 
 def small_model():
@@ -110,9 +120,8 @@ def input_of_a_frozen_weight():
     "float32 master copy {optimiser:.0f}.",
 )
 def bytes_that_train():
-    llama = presets.config("llama-2-7b")
-    found = mp.ledger(llama, batch=1, seq=1, policy="bf16")
-    parts = [part / llama.size for part in (found.weights, found.gradients, found.optimiser)]
+    found, size = ledgers_of_llama()[0], presets.config("llama-2-7b").size
+    parts = [part / size for part in (found.weights, found.gradients, found.optimiser)]
     assert sum(parts) == 16
     return dict(bytes=sum(parts), weight=parts[0], gradient=parts[1], optimiser=parts[2])
 
@@ -129,9 +138,7 @@ def bytes_that_train():
     "frozen, not gone.)",
 )
 def what_memory_stays():
-    llama, step = presets.config("llama-2-7b"), dict(batch=1, seq=512, policy="bf16")
-    lora = mp.LoRA(r=16, target_modules=("q_proj", "v_proj"))
-    full, thin = mp.ledger(llama, **step), mp.ledger(llama, lora, **step)
+    full, thin = ledgers_of_llama()
     saved = 1 - (thin.gradients + thin.optimiser) / (full.gradients + full.optimiser)
     assert thin.tape > 0.5 * full.tape and saved > 0.99
     return dict(
@@ -149,9 +156,7 @@ def what_memory_stays():
     "{full:.2f} becomes {lora:.2f}.",
 )
 def cost_of_a_step():
-    llama, step = presets.config("llama-2-7b"), dict(batch=1, seq=512, policy="bf16")
-    full = mp.ledger(llama, **step).flops
-    lora = mp.ledger(llama, mp.LoRA(r=16, target_modules=("q_proj", "v_proj")), **step).flops
+    full, lora = (ledger.flops for ledger in ledgers_of_llama())
     passes = [sum(flops.values()) / full["forward"] for flops in (full, lora)]
     assert abs(passes[0] - 3) < 0.05 and abs(passes[1] - 2) < 0.05
     return dict(full=passes[0], lora=passes[1])

@@ -11,14 +11,14 @@ BEGINS = r"^(?=\*\*\d+\. )"  # where a question begins in the Markdown below
 
 
 def questions_for(lessons):
-    """The questions on some lessons, their numbers filled in, in their order."""
+    """The questions on some lessons, their numbers filled in, in order."""
     numbers = {lesson.number for lesson in lessons}
     asked = [question.filled() for question in QUESTIONS if question.lesson in numbers]
     return sorted(asked, key=lambda question: question.lesson)
 
 
 def choices(question):
-    """The answers to choose from, in an order that is always the same; [] for a short answer."""
+    """The answers to choose from, in an order that stays the same; [] for a short answer."""
     if not question.wrong:
         return []
     mixed = [question.answer, *question.wrong]

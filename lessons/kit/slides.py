@@ -24,6 +24,7 @@ ASK = style("ask", fontName=f"{SANS}-Bold", fontSize=36, leading=48)
 HEAD = style("head", fontName=f"{SANS}-Bold", fontSize=26, leading=32)
 BODY = style("body", fontSize=27, leading=39, spaceAfter=14)
 SMALL = style("small", fontSize=SMALLEST, leading=29, spaceAfter=9)
+FIT = "shrink"  # what becomes of text that is too long; the tests demand that none is
 FOOT = 12  # points: the number of the page, and the lesson; not to be read from afar
 
 
@@ -39,7 +40,7 @@ class Deck:
         """Add a slide with these flowables, made smaller where they would not fit."""
         wide, high = WIDE - 2 * EDGE, HIGH - LOW - top
         frame = Frame(EDGE, LOW, wide, high, 0, 0, 0, 0)
-        frame.addFromList([KeepInFrame(wide, high, story, mode="shrink")], self.canvas)
+        frame.addFromList([KeepInFrame(wide, high, story, mode=FIT)], self.canvas)
         self.end(foot)
 
     def picture(self, png, foot):
