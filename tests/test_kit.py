@@ -395,6 +395,10 @@ def test_every_formula_can_be_set():
             parser.parse(f"${formula.spelled(displayed or short)}$", 72)
             count += 1
     assert count > 50
+    below = r"\underset{\text{rank } r}{c \circ s{BA}}"
+    assert formula.spelled(r"\underbrace{c \circ s{BA}}_{\text{rank } r}") == below
+    matrix = r"\begin{bmatrix}A & B \\ C & D\end{bmatrix}"
+    assert formula.spelled(matrix) == r"[A \; B;\;C \; D]"
     with pytest.raises(ValueError, match=r"the formula \$\\nothing\$ cannot be set"):
         formula.formula(r"\nothing", 10.0)
 

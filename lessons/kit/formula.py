@@ -24,6 +24,9 @@ SPELLED = {
     r"\bigl": "",
     r"\bigr": "",
 }
+GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+UNDERBRACE = re.compile(rf"\\underbrace{GROUP}_{GROUP}")  # which becomes words below, no brace
+MATRIX = re.compile(r"\\begin\{[bp]matrix\}(.*?)\\end\{[bp]matrix\}")  # on a line: [A; B]
 
 
 @dataclass(frozen=True)
@@ -59,4 +62,11 @@ def spelled(latex):
     text = " ".join(latex.split())
     for theirs, known in SPELLED.items():
         text = text.replace(theirs, known)
+    text = UNDERBRACE.sub(r"\\underset{\2}{\1}", text)
+    text = MATRIX.sub(lambda rows: f"[{in_a_line(rows[1])}]", text)
     return re.sub(r"\\sqrt (\w)", r"\\sqrt{\1}", text)
+
+
+def in_a_line(rows):
+    """The rows of a matrix with semicolons between them."""
+    return r";\;".join(row.strip() for row in rows.replace("&", r"\;").split(r"\\"))
