@@ -21,9 +21,10 @@ SPELLED = {
     r"\rvert": r"\vert ",
     r"\operatorname*": r"\operatorname",
     r"\top": r"\mathrm{T}",  # which has no space on its sides
-    r"\bigl": "",
-    r"\bigr": "",
 }
+LARGER = re.compile(
+    r"\\[bB]igg?[lr]?(?![a-zA-Z])"
+)  # brackets of a chosen size: left as they are
 GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 UNDERBRACE = re.compile(rf"\\underbrace{GROUP}_{GROUP}")  # which becomes words below, no brace
 MATRIX = re.compile(r"\\begin\{[bp]matrix\}(.*?)\\end\{[bp]matrix\}")  # on a line: [A; B]
@@ -62,6 +63,7 @@ def spelled(latex):
     text = " ".join(latex.split())
     for theirs, known in SPELLED.items():
         text = text.replace(theirs, known)
+    text = LARGER.sub("", text)
     text = UNDERBRACE.sub(r"\\underset{\2}{\1}", text)
     text = MATRIX.sub(lambda rows: f"[{in_a_line(rows[1])}]", text)
     return re.sub(r"\\sqrt (\w)", r"\\sqrt{\1}", text)
