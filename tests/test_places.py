@@ -51,11 +51,8 @@ def test_a_path_without_a_place_is_an_error():
         places.place("blocks.0.attic")
 
 
-def test_the_picture_names_every_method_and_nothing_is_clipped(measured):
-    figure = places.draw(measured)
+def assert_nothing_is_clipped(figure):
     figure.draw_without_rendering()
-    shown = " ".join(text.get_text() for text in figure.axes[0].texts).replace(",", " ").split()
-    assert set(METHODS) <= set(shown)
     whole = figure.bbox
     for text in figure.axes[0].texts:
         box = text.get_window_extent()
@@ -63,10 +60,37 @@ def test_the_picture_names_every_method_and_nothing_is_clipped(measured):
         assert whole.y0 <= box.y0 and box.y1 <= whole.y1, text.get_text()
 
 
-def test_methods_that_are_not_lit_are_faint(measured):
-    texts = places.draw(measured, lit=["dora"]).axes[0].texts
-    colours = {text.get_text(): text.get_color() for text in texts}
-    assert colours["dora"] == plots.tint("dora")
-    assert colours["ia3"] == colours["bitfit"] != plots.tint("ia3")
+def names_in(figure):
+    """The methods that have a row below the model."""
+    rows = [text.get_text() for text in figure.axes[0].texts if text.get_position()[1] < 0]
+    return {*METHODS} & {*" ".join(rows).replace(",", " ").split()}
+
+
+def test_the_picture_names_every_method_and_nothing_is_clipped(measured):
+    figure = places.draw(measured)
+    assert_nothing_is_clipped(figure)
+    assert names_in(figure) == {*METHODS}
+
+
+def lit_boxes(figure):
+    """How many boxes of the model are coloured."""
+    light = plots.to_rgb(places.LIT)
+    return sum(patch.get_facecolor()[:3] == light for patch in figure.axes[0].patches)
+
+
+def test_a_few_methods_are_shown_alone_and_their_places_lit():
+    figure = places.lit("lora", "ia3", "prefix", "lora")
+    assert_nothing_is_clipped(figure)
+    assert names_in(figure) == {"lora", "ia3", "prefix"}
+    assert lit_boxes(figure) == len(MATRICES | {"cache"})
+    assert figure.get_figwidth() * 100 <= 900 and figure.get_figheight() < 5
+    one = places.lit("head")
+    assert_nothing_is_clipped(one)
+    assert names_in(one) == {"head"} and lit_boxes(one) == 1
+
+
+def test_methods_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="did you mean 'dora'"):
-        places.draw(measured, lit=["dorra"])
+        places.lit("dorra")
+    with pytest.raises(ValueError, match="got none"):
+        places.lit()

@@ -38,12 +38,12 @@ PLACES = {
 SAME = {"wpe": "wte", "mlp.gate_proj": "mlp.up_proj"}  # drawn as one
 
 
-def measure(fast=False):
-    """{"rows": [[family, note, {place: what}, [methods]], …]}, in the order of METHODS."""
+def measure(fast=False, methods=METHODS):
+    """{"rows": [[family, note, {place: what}, [methods]], …]}, in the order of the methods."""
     rows = {}
-    for name, method in METHODS.items():
-        places, note = attachments(method)
-        key = method.family, note, tuple(sorted(places.items()))
+    for name in methods:
+        places, note = attachments(METHODS[name])
+        key = METHODS[name].family, note, tuple(sorted(places.items()))
         rows.setdefault(key, []).append(name)
     return {"rows": [[family, note, dict(places), names]
                      for (family, note, places), names in rows.items()]}  # fmt: skip
@@ -124,16 +124,29 @@ MARKS = {"full": "*", "selective": "D", "lora": "o", "adapter": "s", "prompt": "
 KEY = "marker: this function is replaced;   W, b, γ, β: a copy of these parameters trains"
 
 
-def draw(numbers, lit=None):
+def lit(*methods):
+    """Returns the Figure of these methods alone, the places where they attach lit in the model.
+
+    It fits a page of a notebook. ValueError for a name that is no method's, and for none.
+    """
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(unknown("method", name, METHODS))
+    if not methods:
+        raise ValueError("expected the names of methods to show, such as 'lora'; got none")
+    title = (
+        "Where this\nmethod attaches" if len(methods) == 1 else "Where these\nmethods attach"
+    )
+    numbers = measure(methods=dict.fromkeys(methods))
+    return draw(numbers, title, {place for row in numbers["rows"] for place in row[2]})
+
+
+def draw(numbers, title="Where each\nmethod attaches", lit=()):
     """Returns the Figure: the model above, and below it a row for each group of methods.
 
-    `lit`: names of methods to show while all others are faint; None shows all.
+    `lit`: places whose boxes are coloured.
     """
-    there = [name for row in numbers["rows"] for name in row[3]]
-    for name in lit or ():
-        if name not in there:
-            raise ValueError(unknown("method", name, there))
-    rows = [(row, lines(row, lit)) for row in numbers["rows"]]
+    rows = [(row, lines(row)) for row in numbers["rows"]]
     depth = sum(height(text) for _, text in rows) + 0.3
     figure = Figure(figsize=(WIDE, HIGH + depth))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDE), ylim=(-depth, HIGH))
@@ -144,9 +157,9 @@ def draw(numbers, lit=None):
         top -= height(text)
     for name in PLACES:
         axes.plot([x_of(name)] * 2, [top, STREAM], color=PALE, lw=0.7, ls=":", zorder=1)
-    diagram(axes, {name for row, _ in rows for name in row[2] if lit and {*row[3]} & {*lit}})
-    axes.text(0.05, HIGH - 0.1, "Where each\nmethod attaches", fontsize=LARGE + 3, va="top",
-              weight="bold", linespacing=1.3)  # fmt: skip
+    diagram(axes, lit)
+    axes.text(0.05, HIGH - 0.1, title, fontsize=LARGE + 3, va="top", weight="bold",
+              linespacing=1.3)  # fmt: skip
     axes.text(WIDE - 0.05, top - 0.17, KEY, fontsize=SMALL - 1, ha="right", va="center")
     legend(axes, numbers["rows"])
     return figure
@@ -162,17 +175,11 @@ def legend(axes, rows):
         label(axes, 0.3, y, f"{name} family", SMALL - 1, ha="left", color=colour)
 
 
-def lines(row, lit):
-    """Returns [(line of names, whether it is lit)] of a row: those that are lit come first."""
+def lines(row):
+    """Returns the names of a row as lines of text."""
     _, note, _, names = row
-    shown = [name for name in names if lit is None or name in lit]
-    faint = [name for name in names if name not in shown]
-    parts = []
-    for group, bright in ((shown, True), (faint, False)):
-        text = ", ".join(group) + (f" ({note})" if note and group else "")
-        wrapped = textwrap.wrap(text, NARROW, break_on_hyphens=False)
-        parts += [(line, bright) for line in wrapped]
-    return parts
+    text = ", ".join(names) + (f" ({note})" if note else "")
+    return textwrap.wrap(text, NARROW, break_on_hyphens=False)
 
 
 def height(text):
@@ -189,12 +196,11 @@ def x_of(name):
 def draw_row(axes, row, text, top, band):
     """Draw one row downwards from `top`: the names, and a mark in each of their columns."""
     family, _, places, _ = row
-    low, bright = top - height(text), any(shown for _, shown in text)
-    colour = readable(hue(family)) if bright else PALE
+    low, colour = top - height(text), readable(hue(family))
     axes.axhspan(low, top, color=band, zorder=0)
-    for i, (line, shown) in enumerate(text):
+    for i, line in enumerate(text):
         axes.text(LEFT - 0.25, top - 0.045 - LINE * (i + 0.5), line, ha="right", va="center",
-                  fontsize=SMALL - 0.5, color=colour if shown else "#aaaaaa")  # fmt: skip
+                  fontsize=SMALL - 0.5, color=colour)  # fmt: skip
     y = (low + top) / 2
     xs = sorted(x_of(name) for name in places)
     axes.plot([xs[0], xs[-1]], [y, y], color=colour, lw=1.2, zorder=2)
@@ -268,7 +274,7 @@ def box(axes, name, y, lit, tall=0.27):
     x, half = x_of(name), 0.165
     corners = (x - half, y - tall / 2), (x + half, y + tall / 2)
     frame(axes, *corners, fc=LIT if name in lit else "white", zorder=4)
-    label(axes, x, y, PLACES[name], rotation=90 if tall > 0.5 else 0)
+    label(axes, x, y, PLACES[name], SMALL - 3.5, rotation=90 if tall > 0.5 else 0)
 
 
 def frame(axes, low, high, **look):
