@@ -135,6 +135,13 @@ def test_seeds_that_differ_widely_are_called_a_coin_toss():
     assert "2 seeds, marker: the mean, whisker: the worst" in figure.get_supxlabel()
 
 
+def test_of_many_methods_the_title_counts_the_coin_tosses():
+    rows = scores(full=[1, 1], lora=[0.0, 0.9], ia3=[0.1, 0.7], prompt=[0.1, 0.2])
+    text = comparison_plot.in_short(rows)
+    assert "On cipher, 300 steps are a coin toss for 2 of 4 methods" in text
+    assert comparison_plot.in_short(scores(full=[1, 1], lora=[1, 1])).count("\n") == 0
+
+
 def test_the_message_does_not_claim_what_was_not_measured():
     none = "After 300 steps no method is within 0.05 of full fine-tuning."
     assert message(scores(lora=[0.9], full=[1.0])) == none
@@ -183,7 +190,25 @@ def test_every_method_has_a_look_of_its_own():
     looks = {tuple(plots.style(method).items()) for method in COMPARED}
     assert len(looks) == len(COMPARED) == len(mp.METHODS) + 1
     hues = {plots.tint(method) for method in mp.METHODS}
-    assert len(hues) == len({method.family for method in mp.METHODS.values()})
+    families = {method.family: name for name, method in reversed(mp.METHODS.items())}
+    assert len(hues) == len(families)
+    firsts = {plots.style(name)["marker"] for name in families.values()}
+    assert len(firsts) == len(families)  # told apart in grey too
+    assert {plots.style(name)["marker"] for name in families.values()} == {
+        plots.first_marker(family) for family in families
+    }
+
+
+def test_lines_of_a_family_differ_in_dash_marker_and_shade():
+    looks = {method: plots.line_style(method) for method in COMPARED}
+    for one, two in itertools.combinations(COMPARED, 2):
+        if COMPARED[one].family == COMPARED[two].family:
+            assert looks[one]["color"] != looks[two]["color"]
+            near = abs(plots.place_in_family(one) - plots.place_in_family(two)) < 5
+            assert not near or looks[one]["linestyle"] != looks[two]["linestyle"]
+            assert not near or looks[one]["marker"] != looks[two]["marker"]
+    assert "linestyle" not in plots.style("lora")
+    assert all(plots.contrast(look["color"]) >= plots.FAINTEST for look in looks.values())
 
 
 @dataclass(frozen=True)

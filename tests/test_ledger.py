@@ -342,7 +342,8 @@ def test_the_picture_has_a_bar_for_each_method_and_its_numbers_beside_it(tmp_pat
     from matplotlib.container import BarContainer
 
     from minipeft.lab.ledger import COMPARED
-    from minipeft.lab.ledger_plot import bars
+    from minipeft.lab.ledger_plot import bars, message
+    from minipeft.lab.ledger_table import human
 
     path = tmp_path / "memory.png"
     sizes = "--layers 2 --width 512 --heads 4 --vocab 999 --seq 8 --base-bits 8".split()
@@ -356,5 +357,11 @@ def test_the_picture_has_a_bar_for_each_method_and_its_numbers_beside_it(tmp_pat
     for i, row in enumerate(rows.values()):
         lengths = [bar.patches[0].get_width() for bar in drawn[4 * i : 4 * i + 4]]
         assert sum(lengths) == pytest.approx(row["total"] / 1e6)
-    assert axes.get_xlabel() == "MB"
-    assert axes.get_title(loc="left").endswith(" parameters, fp32, batch 1 × 8 tokens")
+    assert axes.get_xlabel().startswith("MB held in a training step on ")
+    assert axes.get_xlabel().endswith(" parameters, fp32, batch 1 × 8 tokens")
+    totals = {name: human(row["total"]) for name, row in rows.items()}
+    said = f"full holds {totals['full']}, QLoRA r=16 holds {totals['QLoRA r=16']}: "
+    assert axes.get_title(loc="left").startswith(said)
+    one = {"lora": {"total": 1500, "trainable_parameters": 1}}
+    assert message(one) == "lora holds 1.50 kB"
+    assert message(one | {"frozen": one["lora"] | {"trainable_parameters": 0}}) == message(one)

@@ -1,11 +1,16 @@
-"""What all pictures share: colours and markers, axes, labels that keep apart.
+"""What all pictures share: colours, markers and dashes, axes, labels that keep apart.
 
 A family of methods has one hue: where there are enough, one of Okabe and Ito's, which
-colour-blind readers tell apart. Within a family each method has a marker and a lightness of
-that hue, so that the picture can also be read in grey.
+colour-blind readers tell apart. Its first method has a marker that no other family's first
+method has. Within a family each method has a marker, a lightness of the hue and, as a line, a
+dash, so that the picture can also be read in grey.
+
+In all pictures a score, such as exact match, is a share from 0 to 1; a part of something, such
+as the parameters or the FLOPs, is in percent.
 """
 
 import io
+import itertools
 from pathlib import Path
 
 from matplotlib.colors import to_hex, to_rgb
@@ -22,17 +27,38 @@ HUES = {"full": "#222222", "selective": "#CC79A7", "lora": "#0072B2", "adapter":
         "spectral": "#6A3D9A", "mixture": "#8C8C00"}  # fmt: skip
 OTHER_HUES = ("#666666", "#44AA99", "#882255")  # of families that HUES does not name, in turn
 MARKERS = "osD^vPXph<>d"
+FIRST_MARKERS = {"full": "*", "selective": "D", "lora": "o", "adapter": "s", "prompt": "^",
+                 "orthogonal": "P", "shared": "X", "spectral": "v", "mixture": "p"}  # fmt: skip
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)))
+BESIDE = 13  # pixels between a point and a label that needs no line to it
+FAINTEST = 2  # the least contrast of a colour with white
 SMALL, LARGE = 10, 12  # points, of labels and titles
 
 
 def style(method):
-    """Returns the look of a method in every picture, as options of `Axes.plot`."""
-    family = COMPARED[method].family
-    members = [name for name, kind in COMPARED.items() if kind.family == family]
-    number = members.index(method)
-    marker = "*" if method == "full" else MARKERS[number % len(MARKERS)]
+    """Returns the look of a method's points in every picture, as options of `Axes.plot`."""
+    family, number = COMPARED[method].family, place_in_family(method)
+    marker = first_marker(family)
+    if number:
+        marker = MARKERS[(MARKERS.find(marker) + number) % len(MARKERS)]
     size = 9 if marker == "*" else 6
     return {"color": shade(hue(family), number), "marker": marker, "markersize": size}
+
+
+def line_style(method):
+    """Returns the look of a method's points and of a line through them, for `Axes.plot`."""
+    return style(method) | {"linestyle": DASHES[place_in_family(method) % len(DASHES)]}
+
+
+def place_in_family(method):
+    """Returns the number of a method among those of its family, from 0."""
+    family = COMPARED[method].family
+    return [name for name, kind in COMPARED.items() if kind.family == family].index(method)
+
+
+def first_marker(family):
+    """Returns the marker of a family, which is that of its first method."""
+    return FIRST_MARKERS.get(family, MARKERS[0])
 
 
 def hue(family):
@@ -51,7 +77,9 @@ def shade(colour, number):
     lightness = (0.5 + number * 0.6180339887) % 1  # 0.5: as it is
     if lightness < 0.5:
         return mix(colour, BLACK, 1.1 * (0.5 - lightness))  # up to 55 % black
-    return mix(colour, WHITE, 1.1 * (lightness - 0.5))
+    shares = np.linspace(0, 0.55, 56)
+    most = max(x for x in shares if x == 0 or contrast(mix(colour, WHITE, x)) >= FAINTEST)
+    return mix(colour, WHITE, most * (2 * lightness - 1))
 
 
 def mix(colour, other, share):
@@ -100,26 +128,26 @@ def tidy(axes):
     axes.tick_params(labelsize=SMALL)
 
 
-def place_labels(axes, farthest=150):
+def place_labels(axes, farthest=150, first=None):
     """Move each label to the place nearest to its point where it covers nothing else.
 
     A label that is moved away gets a thin line to its point. One that finds no place within
-    `farthest` pixels is taken away, and its point stays without a name.
+    `farthest` pixels is taken away, and its point stays without a name. Where `first` is given,
+    only the labels with these texts may move away; all others stand beside their points.
     """
     axes.figure.draw_without_rendering()  # lays out the axes, and then they stay
     axes.figure.set_layout_engine("none")
     labels = [text for text in axes.texts if isinstance(text, Annotation)]
     taken = [around(axes.transData.transform(label.xy), 5) for label in labels]
     taken += [text.get_window_extent().extents for text in axes.texts if text not in labels]
-    strokes = [line for line in axes.lines if len(line.get_xdata()) == 2]
+    taken += [box for line in axes.lines for box in along(line)]
     frame, points = axes.get_window_extent(), 72 / axes.figure.dpi
-    for line in strokes:
-        half = line.get_linewidth() / 2 / points
-        taken.append(line.get_window_extent().padded(half).extents)
     for label in labels:
         point, extent = axes.transData.transform(label.xy), label.get_window_extent()
-        places = candidates(*point, extent.width, extent.height, frame, farthest)
-        place = next((place for place in places if free(place, taken)), None)
+        reach = farthest if first is None or label.get_text() in first else BESIDE
+        places = candidates(*point, extent.width, extent.height, frame, reach)
+        covered = np.array(taken)
+        place = next((place for place in places if free(place, covered)), None)
         if place is None:
             label.remove()
             continue
@@ -132,6 +160,16 @@ def place_labels(axes, farthest=150):
             axes.annotate("", label.xy, end, textcoords="offset points", arrowprops=thin)
 
 
+def along(line):
+    """Yields small boxes (left, bottom, right, top), in pixels, that cover a line."""
+    corners = line.get_transform().transform(line.get_xydata())
+    size = 1 + line.get_linewidth() * line.figure.dpi / 72 / 2
+    for start, end in itertools.pairwise(corners):
+        count = 2 + int(np.hypot(*(end - start)) / (2 * size))
+        for point in np.linspace(start, end, count):
+            yield around(point, size)
+
+
 def around(point, size):
     """Returns the box (left, bottom, right, top) around a point."""
     return (point[0] - size, point[1] - size, point[0] + size, point[1] + size)
@@ -142,7 +180,7 @@ def candidates(x, y, width, height, frame, farthest):
 
     All numbers are pixels.
     """
-    lefts = [x + 7, x - 7 - width, x - width / 2]
+    lefts = [x + 9, x - 9 - width, x - width / 2]
     lefts += [x + side * away for side in (1, -1) for away in range(20, farthest, 12)]
     bottoms = [y - height / 2 + 0.5 * height * k for k in range(-20, 21)]
     boxes = [(left, low, left + width, low + height) for left in lefts for low in bottoms]
@@ -168,7 +206,8 @@ def distance(point, box):
 
 
 def free(box, taken):
-    """Whether a box overlaps none of those taken."""
-    return all(
-        box[2] <= t[0] or t[2] <= box[0] or box[3] <= t[1] or t[3] <= box[1] for t in taken
+    """Whether a box overlaps none of those taken, an array with a row for each."""
+    left, low, right, high = taken.T
+    return bool(
+        np.all((box[2] <= left) | (right <= box[0]) | (box[3] <= low) | (high <= box[1]))
     )

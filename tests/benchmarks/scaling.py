@@ -34,6 +34,9 @@ VALUES = {
     "r": (1, 4, 8, 32, 128),
 }
 COLOURS = {"full": "#000000", "lora": "#0072B2"}
+MARKERS, DASHES = {"full": "*", "lora": "o"}, {"full": "-", "lora": "--"}
+NEAR = 0.2  # a measured number is near a predicted one if they differ by less than this share
+KINDS = (("seconds", 1e3, "ms a step"), ("bytes", 1e-6, "MB held"))
 NAMES = {"full": "full", "lora": "LoRA, all Linear layers"}
 VOCAB = 256
 
@@ -76,36 +79,59 @@ def most_held(config, how, point):
         tracemalloc.stop()
 
 
+def pairs(rows, method, grown, measured):
+    """[(what grew, measured, predicted)] of a method; "seconds" or "bytes"."""
+    own = [r for r in rows if r["method"] == method and r["grown"] == grown]
+    if measured == "bytes" or not own:
+        return [(r[grown], r["bytes"], r["predicted"]) for r in own]
+    middle = next(r for r in own if r[grown] == BASE[grown])
+    each = middle["seconds"] / middle["flops"]
+    return [(r[grown], r["seconds"], r["flops"] * each) for r in own]
+
+
+def message(rows, measured):
+    """How many points lie near what is predicted, in words."""
+    ratios = [
+        found / said
+        for method in COLOURS
+        for grown in VALUES
+        for _, found, said in pairs(rows, method, grown, measured)
+    ]
+    near = sum(abs(ratio - 1) < NEAR for ratio in ratios)
+    what = {"seconds": "times of a step lie within {} % of what the FLOPs predict",
+            "bytes": "peaks of memory lie within {} % of what the ledger predicts"}  # fmt: skip
+    return f"{near} of {len(ratios)} {what[measured].format(round(100 * NEAR))}"
+
+
 def picture(rows, path):
     """Two lines of panels, time and memory, a column what grows."""
     figure, panels = plt.subplots(2, 5, figsize=(12, 5.2), sharex="col", sharey="row",
                                   layout="constrained")  # fmt: skip
-    kinds = (("seconds", "flops", 1e3, "ms a step"), ("bytes", "predicted", 1e-6, "MB held"))
-    for line, (measured, predicted, unit, label) in zip(panels, kinds, strict=True):
+    for line, (measured, unit, label) in zip(panels, KINDS, strict=True):
         for axes, grown in zip(line, VALUES, strict=True):
             for method, colour in COLOURS.items():
-                own = [r for r in rows if r["method"] == method and r["grown"] == grown]
-                if not own:
+                points = pairs(rows, method, grown, measured)
+                if not points:
                     continue
-                middle = next(r for r in own if r[grown] == BASE[grown])
-                each = unit * (middle["seconds"] / middle["flops"] if unit == 1e3 else 1.0)
-                x = [r[grown] for r in own]
-                axes.plot(x, [r[predicted] * each for r in own], color=colour, lw=1)
-                axes.plot(x, [r[measured] * unit for r in own], "o", color=colour, ms=5)
+                x, found, said = zip(*points, strict=True)
+                axes.plot(x, [unit * y for y in said], DASHES[method], color=colour, lw=1)
+                axes.plot(x, [unit * y for y in found], MARKERS[method], color=colour, ms=6)
             axes.set(xscale="log", yscale="log")
             axes.set_xticks(VALUES[grown], map(str, VALUES[grown]), fontsize=8)
             axes.minorticks_off()
             axes.grid(alpha=0.25, lw=0.5)
             axes.spines[["top", "right"]].set_visible(False)
-        line[0].set_ylabel(label)
+        line[0].set_ylabel(f"{label} (log scale)")
+        line[2].set_title(message(rows, measured))
     for axes, grown in zip(panels[1], VALUES, strict=True):
         axes.set_xlabel("rank r" if grown == "r" else grown)
-    marks = [plt.Line2D([], [], color=c, marker="o", ls="") for c in COLOURS.values()]
-    marks += [plt.Line2D([], [], color="grey", lw=1)]
-    names = [
-        *NAMES.values(),
-        "predicted by the ledger: FLOPs at the speed of the middle dot, bytes",
+    marks = [
+        plt.Line2D([], [], color=colour, marker=MARKERS[method], ls=DASHES[method], lw=1)
+        for method, colour in COLOURS.items()
     ]
+    marks += [plt.Line2D([], [], color="none")]
+    said = "line: predicted by the ledger, FLOPs at the speed of the middle point, and bytes"
+    names = [*NAMES.values(), said]
     figure.legend(marks, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     save(figure, path)
     plt.close(figure)

@@ -26,11 +26,11 @@ from minipeft.lab.plots import save
 
 CELLS = [(size, method) for method in ("lora", "full") for size in ("S", "M", "L")]
 WORKERS = 2
-PARTS = {  # of a step, as they are stacked
-    "least": ("products, at the peak's speed", "#0072B2"),
-    "products": ("products, what they take longer", "#56B4E9"),
-    "functions": ("all other functions of arrays", "#E69F00"),
-    "rest": ("Python, copies, waiting", "#BBBBBB"),
+PARTS = {  # of a step, as they are stacked, with a hatch for those who see no colours
+    "least": ("products, at the peak's speed", "#0072B2", ""),
+    "products": ("products, what they take longer", "#56B4E9", "///"),
+    "functions": ("all other functions of arrays", "#E69F00", "..."),
+    "rest": ("Python, copies, waiting", "#BBBBBB", ""),
 }
 spent = {"products": 0.0, "functions": 0.0}  # seconds so far
 
@@ -124,14 +124,24 @@ def table(rows):
         yield f"{row['size']:4}  {row['method']:6}  {cells}"
 
 
+def message(rows):
+    """What part of HF PEFT's time a step takes, in words."""
+    parts = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        shares = [100 * row["ms"] / row["hf"] for row in rows if row["method"] == method]
+        parts.append(f"with {method} {min(shares):.0f} to {max(shares):.0f} %")
+    return f"Of HF PEFT's time a step takes, {', '.join(parts)}"
+
+
 def picture(rows, path):
     """Stacked bars in percent of HF PEFT's step, and the goal."""
     figure, axes = plt.subplots(figsize=(8.2, 3.2), layout="constrained")
     for y, row in enumerate(rows):
         left = 0.0
-        for key, (label, colour) in PARTS.items():
+        for key, (label, colour, hatch) in PARTS.items():
             width = 100 * row[key] / row["hf"]
-            axes.barh(-y, width, left=left, color=colour, label=None if y else label)
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+            axes.barh(-y, width, left=left, label=None if y else label, **look)
             left += width
         goal = 100 * GOALS[row["method"]][row["size"]]
         mark = dict(color="black", lw=2, label=None if y else "goal")
@@ -139,7 +149,7 @@ def picture(rows, path):
     axes.axvline(100, color="black", lw=1, ls=":")
     names = [f"{row['size']} · {row['method']}" for row in rows]
     axes.set_yticks([-y for y in range(len(rows))], names)
-    axes.set_xlabel("percent of HF PEFT's time for a step")
+    axes.set(xlabel="% of HF PEFT's time for a step", title=message(rows))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     save(figure, path)

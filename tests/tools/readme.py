@@ -57,7 +57,7 @@ def sentence():
 
 
 def facts():
-    """A line of facts where other projects have badges."""
+    """A line of facts where other projects have badges, and the picture of all methods."""
     about = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     python = re.search(r'requires-python = ">=([\d.]+)"', about)[1]
     licence = re.search(r'license = \{ text = "(\w+)" \}', about)[1]
@@ -65,7 +65,7 @@ def facts():
     return " · ".join([
         f"`Python ≥ {python}`", f"`{licence} licence`", f"`{len(mp.METHODS)} methods`",
         f"`{lessons} lessons`", f"`more than {number_of_tests() // 500 * 500:,} tests`",
-    ])  # fmt: skip
+    ]) + f"\n\n![{FIGURES['hero'].in_words(figure('hero'))}](figures/hero.png)"  # fmt: skip
 
 
 def number_of_tests():

@@ -17,10 +17,11 @@ from ...peft.methods import Prefix
 from ...text.words import Task
 from ...train.fit import evaluate, fit
 from ..compare import rate, shipped_rates
-from ..plots import canvas, style, tidy
+from ..plots import SMALL, canvas, style, tidy
 from .ranks import by_number
 
 TASKS, LENGTHS, LOOKED_AT = ("elicit", "cipher"), (1, 2, 4, 8, 16), 8
+LEARNT = 0.9  # exact match from which on a task counts as learnt
 
 
 class Watch:
@@ -41,26 +42,19 @@ class Watch:
 
 def measure(fast=False):
     """Exact match by length, and the shares (layers, heads) at one length, for each task."""
-    found, rates = {}, shipped_rates()["rates"]
+    found, rates, steps = {}, shipped_rates()["rates"], 3 if fast else 600
     for task in TASKS:
         exact, shares = {}, None
         for n in LENGTHS[-2:] if fast else LENGTHS:
             model = load_base()
             attach(model, Prefix(num_virtual_tokens=n))
-            fit(
-                model,
-                Task(task),
-                3 if fast else 600,
-                16,
-                rate(rates, "prefix", task),
-                label=task,
-            )
+            fit(model, Task(task), steps, 16, rate(rates, "prefix", task), label=task)
             examples = Task(task).examples("test", 300)
             exact[str(n)] = evaluate(model, examples).exact
             if n == LOOKED_AT:
                 shares = looked_at(model, examples, n).tolist()
         found[task] = {"exact": exact, "share": shares}
-    return {"slots": LOOKED_AT, "tasks": found}
+    return {"slots": LOOKED_AT, "steps": steps, "tasks": found}
 
 
 def looked_at(model, examples, slots):
@@ -78,25 +72,42 @@ def looked_at(model, examples, slots):
 def draw(numbers):
     """A map of heads for each task, and a line for each over the length."""
     tasks = numbers["tasks"]
-    figure, panels = canvas(1, len(tasks) + 1, 10, 3.4)
+    figure, panels = canvas(1, len(tasks) + 1, 11, 3.6)
     for axes, task in zip(panels, TASKS, strict=False):
         shares = np.array(tasks[task]["share"])
         image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for (layer, head), share in np.ndenumerate(shares):
             axes.text(head, layer, f"{share:.2f}", ha="center", va="center",
                       color="black" if share > 0.6 else "white")  # fmt: skip
+        title = f"{task}: {shares.mean():.2f} of all attention\nfalls on the prefix"
         axes.set(xlabel="head", ylabel="layer", xticks=range(shares.shape[1]),
-                 yticks=range(len(shares)), title=f"{task}: share on the prefix")  # fmt: skip
-    figure.colorbar(image, ax=list(panels[:-1]), shrink=0.85)
-    look, last = style("prefix"), panels[-1]
-    for task, dashes in zip(TASKS, ("-", "--"), strict=True):
-        found = by_number(tasks[task]["exact"])
-        last.plot(list(found), list(found.values()), ls=dashes, label=task, **look)
-    last.set(
-        xscale="log", xlabel="slots of the prefix", ylabel="exact match", ylim=(-0.04, 1.05)
+                 yticks=range(len(shares)), title=title)  # fmt: skip
+    figure.colorbar(image, ax=list(panels[:-1]), shrink=0.85).set_label(
+        f"share on {numbers['slots']} slots"
     )
-    last.set_xticks(list(found), list(found))
-    last.minorticks_off()
-    last.legend(frameon=False)
-    tidy(last)
+    lengths(panels[-1], numbers)
     return figure
+
+
+def lengths(axes, numbers):
+    """Draw exact match over the length of the prefix, a line a task."""
+    for task, dashes, face in zip(TASKS, ("-", "--"), (None, "white"), strict=True):
+        found = by_number(numbers["tasks"][task]["exact"])
+        axes.plot(list(found), list(found.values()), ls=dashes, mfc=face, label=task,
+                  **style("prefix"))  # fmt: skip
+    axes.set(xscale="log", xlabel="slots of the prefix (log scale)", ylim=(-0.04, 1.05))
+    axes.set(title=message(numbers), ylabel=f"exact match, {numbers['steps']} steps")
+    axes.set_xticks(list(found), list(found))
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=SMALL)
+    tidy(axes)
+
+
+def message(numbers):
+    """Returns how many slots each task needs, in words."""
+    parts = []
+    for task in TASKS:
+        exact = by_number(numbers["tasks"][task]["exact"])
+        enough = [n for n in exact if exact[n] >= LEARNT]
+        parts.append(f"{task} {min(enough) if enough else f'more than {max(exact)}'}")
+    return f"Slots needed to reach {LEARNT}:\n{', '.join(parts)}"

@@ -5,6 +5,8 @@ The same number of steps for all, so that few words are seen often.
 Ding et al. 2022, "Delta Tuning", arXiv:2203.06904; Liu et al. 2022, arXiv:2205.05638
 """
 
+from statistics import fmean
+
 from ...engine.backend import np
 from ...io.checkpoint import load_base
 from ...peft.attach import attach
@@ -12,7 +14,7 @@ from ...peft.methods import METHODS as ALL
 from ...text.words import Examples, Task
 from ...train.fit import evaluate, fit
 from ..compare import rate, shipped_rates
-from ..plots import canvas, style, tidy
+from ..plots import SMALL, canvas, line_style, tidy
 from .ranks import by_number
 
 TASK, WORDS = "pig-latin", (16, 64, 256, 1024, 4096)
@@ -43,16 +45,33 @@ def exact(method, n, seed, steps, lr):
 
 def draw(numbers):
     """One line a method."""
-    figure, (axes,) = canvas(1, 1, 6.5, 4.2)
-    for method in METHODS:
-        found = by_number(numbers["exact"][method])
-        means = [sum(seeds) / len(seeds) for seeds in found.values()]
-        axes.plot(list(found), means, lw=1, label=method, **style(method))
+    figure, (axes,) = canvas(1, 1, 7.6, 4.4)
+    means = means_of(numbers)
+    for method in sorted(means, key=lambda method: -means[method][WORDS[-1]]):
+        found = means[method]
+        axes.plot(list(found), list(found.values()), lw=1.2, label=method, **line_style(method))
     axes.set(xscale="log", xlabel="words to learn from (log scale)", ylim=(-0.04, 1.05),
-             ylabel="exact match on unseen words",
-             title=f"{numbers['task']}, {numbers['steps']} steps each")  # fmt: skip
+             ylabel=f"exact match on unseen words, {numbers['steps']} steps",
+             title=message(numbers))  # fmt: skip
     axes.set_xticks(WORDS, WORDS)
     axes.minorticks_off()
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.legend(loc="outside right center", frameon=False, fontsize=SMALL, handlelength=3.5)
     tidy(axes)
     return figure
+
+
+def means_of(numbers):
+    """Returns {method: {number of words: exact match, the mean of the seeds}}."""
+    return {
+        method: {n: fmean(seeds) for n, seeds in by_number(numbers["exact"][method]).items()}
+        for method in METHODS
+    }
+
+
+def message(numbers):
+    """Returns which method is best with few words and which with many, in words."""
+    means, few, many = means_of(numbers), WORDS[0], WORDS[-1]
+    first, last = (max(means, key=lambda method: means[method][n]) for n in (few, many))
+    if first == last:
+        return f"{numbers['task']}: {first} is best with {few} words and with {many:,}"
+    return f"{numbers['task']}: {first} is best with {few} words, {last} with {many:,}"

@@ -87,22 +87,38 @@ def logits(model):
 
 
 def draw(numbers):
-    """One group of bars a type, one bar a method, on a log scale."""
-    figure, (axes,) = canvas(1, 1, 7.5, 3.8)
-    width = 0.26
+    """A group of points a type, one point a method, on a log scale."""
+    figure, (axes,) = canvas(1, 1, 7.5, 4)
     for i, name in enumerate(METHODS):
-        places = np.arange(len(TYPES)) + (i - 1) * width
+        places = np.arange(len(TYPES)) + (i - 1) * 0.22
         errors = [numbers[kind][name][0] for kind in TYPES]
-        axes.bar(places, errors, width * 0.9, label=name, color=style(name)["color"],
-                 hatch=("", "//", "..")[i], edgecolor="white")  # fmt: skip
+        axes.plot(places, errors, ls="", label=name, **style(name) | {"markersize": 9})
         for x, kind, err in zip(places, TYPES, errors, strict=True):
-            flips = 100 * numbers[kind][name][1]
-            axes.annotate(f"{flips:.2g} %", (x, err), (0, 2), textcoords="offset points",
-                          ha="center", fontsize=SMALL - 2)  # fmt: skip
+            axes.annotate(shortly(numbers[kind][name][1]), (x, err), (0, 8), ha="center",
+                          textcoords="offset points", fontsize=SMALL - 1)  # fmt: skip
     axes.set_xticks(range(len(TYPES)), TYPES)
-    axes.set(yscale="log", ylabel="largest change of a logit, relative",
-             title="merging, by type of the weights; above: letters that change")  # fmt: skip
-    axes.margins(y=0.12)
-    axes.legend(frameon=False, loc="upper left")
+    axes.set(yscale="log", ylabel="largest change of a logit / largest logit",
+             xlabel="type of the weights; above a point: share of letters that change",
+             title=message(numbers))  # fmt: skip
+    axes.margins(x=0.1, y=0.14)
+    axes.legend(frameon=False, loc="upper left", fontsize=SMALL)
     tidy(axes)
     return figure
+
+
+def shortly(share):
+    """Returns a share with one digit that counts: 0, 0.0007, 0.04."""
+    return f"{share:.1g}" if share else "0"
+
+
+def message(numbers):
+    """Returns what merging changes in the best type of the weights and in the worst."""
+    most = {kind: max(share for _, share in numbers[kind].values()) for kind in TYPES}
+    exact = [kind for kind in TYPES if most[kind] == 0]
+    worst = max(TYPES, key=most.get)
+    if not exact or not most[worst]:
+        return f"Merging changes at most {shortly(most[worst])} of the letters, in {worst}"
+    return (
+        f"Merging changes no letter in {' and '.join(exact)}, "
+        f"up to {shortly(most[worst])} of them in {worst}"
+    )

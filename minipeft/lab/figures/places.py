@@ -19,7 +19,7 @@ from ...model.transformer import Transformer
 from ...peft.attach import attach, detach
 from ...peft.methods import METHODS
 from ..command_line import with_targets
-from ..plots import LARGE, SMALL, hue, readable
+from ..plots import LARGE, SMALL, first_marker, hue, readable
 
 SIZES = dict(vocab=48, context=64, width=80, layers=3, heads=4)
 SHAPES = (Config.gpt2(**SIZES, tied=False), Config.llama(**SIZES))
@@ -119,8 +119,6 @@ LEFT, STEP, LINE = 1.95, 0.362, 0.185  # where the columns start, their distance
 NARROW = 25  # letters in a line of names
 STREAM, BRANCH, RISE = 0.4, 0.95, 0.35  # heights: the residual stream, a sub-layer, q k v
 INK, PALE, BAND, LIT = "#444444", "#cfcfcf", "#f5f5f5", "#ffe9a8"
-MARKS = {"full": "*", "selective": "D", "lora": "o", "adapter": "s", "prompt": "^",
-         "orthogonal": "P", "shared": "X", "spectral": "v", "mixture": "p"}  # fmt: skip
 KEY = "marker: this function is replaced;   W, b, γ, β: a copy of these parameters trains"
 
 
@@ -211,7 +209,7 @@ def draw_row(axes, row, text, top, band):
 def mark(axes, x, y, what, family, colour):
     """Draw what a method of a family does at a place."""
     if what == REPLACED:
-        axes.plot(x, y, MARKS.get(family, "P"), color=colour, ms=9, zorder=3)
+        axes.plot(x, y, first_marker(family), color=colour, ms=9, zorder=3)
     else:
         around = {"boxstyle": "round,pad=0.2", "fc": colour, "ec": "none"}
         label(axes, x, y, what, SMALL - 2.5, color="white", weight="bold", bbox=around)

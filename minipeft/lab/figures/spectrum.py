@@ -2,7 +2,8 @@
 
 Left: singular values of ΔW of one matrix after full fine-tuning and after LoRA. Right: for the
 strongest directions u_j of W + ΔW, the largest |u_i(W) · u_j(W + ΔW)|: near 1 it is a direction
-that W had before; a small one is an intruder.
+that W had before; a small one is an intruder. Weaker directions say little, as many of about
+the same strength mix.
 
 Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence",
 arXiv:2410.21228
@@ -16,13 +17,15 @@ from ...peft.methods import Full, LoRA
 from ...text.words import Task
 from ...train.fit import evaluate, fit
 from ..compare import rate, shipped_rates
-from ..plots import canvas, style, tidy
+from ..plots import SMALL, canvas, line_style, tidy
 
 TASK, MATRIX = "cipher", "blocks.1.mlp.up_proj"
 METHODS = {
     "full": Full(),
     "lora": LoRA(r=8, lora_alpha=8, target_modules="all-linear"),
 }
+STRONGEST, INTRUDER = 8, 0.6  # directions looked at, and below what one counts as an intruder
+ZERO = 1e-5  # of the largest singular value: what is below is rounding
 
 
 def measure(fast=False):
@@ -57,20 +60,47 @@ def singular(matrix):
 
 def draw(numbers):
     """Two panels over the number of the singular value."""
-    figure, (left, right) = canvas(1, 2, 9.5, 3.8)
+    figure, (left, right) = canvas(1, 2, 10, 4)
     left.plot(range(1, len(numbers["weight"]) + 1), numbers["weight"], color="grey", lw=1.5,
               label="W itself")  # fmt: skip
-    for name in METHODS:
-        found = numbers["methods"][name]
-        look = style(name) | {"markersize": 4, "lw": 1}
-        values = [s for s in found["change"] if s > 1e-5 * found["change"][0]]
-        label = f"{name}: exact {found['exact']:.2f}"
-        left.plot(range(1, len(values) + 1), values, label=f"ΔW, {label}", **look)
-        right.plot(range(1, len(found["known"]) + 1), found["known"], label=name, **look)
-    left.set(yscale="log", xlabel="number", title=f"singular values, {numbers['matrix']}")
-    right.set(xlabel="number of the direction u of W + ΔW", ylim=(0, 1.05),
-              title="max |u(W) · u(W + ΔW)|: low is an intruder")  # fmt: skip
+    for name, found in numbers["methods"].items():
+        look, values = line_style(name), directions(found)
+        label = f"ΔW of {name} (exact match {found['exact']:.2f})"
+        marks = slice(0, None, max(1, len(values) // 8))
+        left.plot(
+            range(1, len(values) + 1), values, lw=1.2, markevery=marks, label=label, **look
+        )
+        known = found["known"][:STRONGEST]
+        right.plot(range(1, len(known) + 1), known, lw=1.2, label=name, **look)
+    right.axhspan(0, INTRUDER, color="#f2f2f2", zorder=0)
+    right.text(STRONGEST, 0.03, "intruders", ha="right", color="#555555", fontsize=SMALL)
+    left.set(yscale="log", xlabel="number of the singular value", title=message(numbers),
+             ylabel=f"singular value of\n{numbers['matrix']}")  # fmt: skip
+    right.set(xlabel="direction u of W + ΔW, the strongest first", ylim=(0, 1.05))
+    right.set(ylabel="largest |u · u′|, u′ of W", title=message_of_intruders(numbers))
     for axes in (left, right):
         tidy(axes)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(
+            frameon=False, fontsize=SMALL, loc="best" if axes is left else "upper right"
+        )
     return figure
+
+
+def directions(found):
+    """Returns the singular values of a change that are not rounding."""
+    return [value for value in found["change"] if value > ZERO * found["change"][0]]
+
+
+def message(numbers):
+    """Returns how many directions each change has, in words."""
+    counts = [f"{name} {len(directions(f))}" for name, f in numbers["methods"].items()]
+    return f"Directions that change, of {len(numbers['weight'])}:\n{', '.join(counts)}"
+
+
+def message_of_intruders(numbers):
+    """Returns how many of the strongest directions are intruders, in words."""
+    counts = [
+        f"{name} {sum(known < INTRUDER for known in found['known'][:STRONGEST])}"
+        for name, found in numbers["methods"].items()
+    ]
+    return f"New to W among the {STRONGEST} strongest directions:\n{', '.join(counts)}"
