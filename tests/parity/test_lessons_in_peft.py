@@ -48,4 +48,6 @@ def test_the_block_runs(path, tmp_path, monkeypatch):
     assert named and named[1] in MODELS, f"the first line is # model: {' or '.join(MODELS)}"
     monkeypatch.chdir(tmp_path)  # some save an adapter
     torch.manual_seed(0)
-    exec(compile(source, path.name, "exec"), {"model": MODELS[named[1]](), "__name__": path.stem})
+    exec(
+        compile(source, path.name, "exec"), {"model": MODELS[named[1]](), "__name__": path.stem}
+    )
