@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import confusions
+
 LESSONS = Path(__file__).parents[1] / "lessons"
 NOTEBOOKS = {
     path.stem: json.loads(path.read_text()) for path in sorted(LESSONS.glob("*.ipynb"))
@@ -21,8 +23,10 @@ NOTEBOOKS = {
 MAP = (LESSONS / "README.md").read_text()
 SOLUTIONS = {path.stem[-2:]: path for path in sorted(LESSONS.glob("solutions/lesson_??.py"))}
 HEADINGS = ["Question", "Predict", "Implement", "Check", "Plot", "What surprised you?",
-            "Exercises", "References"]  # fmt: skip
+            "Exercises", "In HF PEFT", "References"]  # fmt: skip
 BYTES, PIXELS = 300_000, 900
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+WITHOUT_PLACES = ("00", "01", "02", "10", "13")  # lessons that are not about methods
 
 
 def text(cell):
@@ -50,7 +54,7 @@ def checks_called(tree):
 
 
 def heading_complaints(name, cells):
-    """A title with its number, then the eight headings in order, each once."""
+    """A title with its number, then the nine headings in order, each once."""
     prose = "\n".join(text(cell) for cell in cells if cell["cell_type"] == "markdown")
     if not prose.startswith(f"# {int(name[:2])} · "):
         yield f"does not start with the title '# {int(name[:2])} · …'"
@@ -59,6 +63,69 @@ def heading_complaints(name, cells):
         yield f"has the headings {found}"
     if not re.search(r"\b\d{4}\.\d{4,5}\b", prose.rpartition("## References")[2]):
         yield "has no arXiv id under References"
+
+
+def objective_complaints(name, cells):
+    """The first cell ends with what a reader can do afterwards, in two to four points."""
+    _, found, after = text(cells[0]).partition("\n**After this lesson you can**\n\n")
+    points = re.findall(r"^- .+(?:\n  .+)*$", after, re.M)
+    if not found or not 2 <= len(points) <= 4 or "\n".join(points) != after.strip():
+        yield "does not end its first cell with two to four objectives"
+
+
+def thread_complaints(name, cells):
+    """The first code cell begins with one BLAS thread, which NumPy reads when it comes."""
+    first = next((cell for cell in cells if cell["cell_type"] == "code"), None)
+    lines = ast.parse(text(first)).body if first else []
+    threads = ast.parse(f"import os\nos.environ |= {ONE_THREAD}").body
+    if [*map(ast.dump, lines[:2])] != [*map(ast.dump, threads)]:
+        yield f"does not begin its first code cell with `os.environ |= {ONE_THREAD}`"
+
+
+def hf_complaints(name, cells):
+    """One block of Python under In HF PEFT, which tests/parity/test_lessons_in_peft.py runs."""
+    prose = "\n".join(text(cell) for cell in cells if cell["cell_type"] == "markdown")
+    part = re.split(r"^## ", prose.partition("## In HF PEFT\n")[2], flags=re.M)[0]
+    blocks = re.findall(r"^```python\n(# model: \w+\n)?(.*?)^```$", part, re.M | re.S)
+    if len(blocks) != 1 or not blocks[0][0]:
+        yield "has not one block of Python under In HF PEFT whose first line is # model: …"
+
+
+def ending_complaints(name, cells):
+    """The last line leads to the next lesson, by its title, and to the solutions."""
+    number, last = name[:2], text(cells[-1]).strip().splitlines()[-1]
+    solutions = f"Solutions: [lesson_{number}.py](solutions/lesson_{number}.py)."
+    if not last.endswith(solutions):
+        yield f"does not end with {solutions}"
+    for path in [path for path in sorted(NOTEBOOKS) if path > name][:1]:
+        title = text(NOTEBOOKS[path]["cells"][0]).splitlines()[0].removeprefix("# ")
+        if last != f"Next: [{title}]({path}.ipynb). {solutions}":
+            yield f"does not end with Next: [{title}]({path}.ipynb). {solutions}"
+
+
+def place_complaints(name, cells):
+    """A lesson about methods shows once where they attach, and the picture is there."""
+    drawn = [cell for cell in cells if "places.lit(" in text(cell)]
+    if len(drawn) != (0 if name[:2] in WITHOUT_PLACES else 1):
+        yield f"calls places.lit in {len(drawn)} cells"
+    for cell in drawn:
+        if not any("image/png" in o.get("data", {}) for o in cell.get("outputs", ())):
+            yield f"{cell['id']} shows no picture"
+
+
+def confusion_complaints(name, cells):
+    """A cell that refutes a confusion asserts it, and first prints a sentence with a number."""
+    for cell in cells:
+        tags = cell["metadata"].get("tags", ())
+        if not any(tag.startswith("confusion") for tag in tags):
+            continue
+        known = [f"confusion-{number}" for number in confusions.PEOPLE_THINK]
+        if not set(tags) & set(known):
+            yield f"{cell['id']} has a tag of no known confusion: {tags}"
+        if not any(isinstance(node, ast.Assert) for node in ast.walk(code([cell]))):
+            yield f"{cell['id']} asserts nothing"
+        if not re.fullmatch(r"[^\s].*\d.*\.", confusions.first_line(cell)):
+            yield f"{cell['id']} does not begin its output with a sentence that has a number"
 
 
 def link_complaints(name, cells):
@@ -135,6 +202,12 @@ def solution_complaints(name, cells):
 
 RULES = [
     heading_complaints,
+    objective_complaints,
+    thread_complaints,
+    hf_complaints,
+    ending_complaints,
+    place_complaints,
+    confusion_complaints,
     link_complaints,
     exercise_complaints,
     output_complaints,
@@ -178,6 +251,23 @@ def test_the_map_says_what_the_lessons_say():
         assert [*rest, re.findall(r"\]\(([^)]*)\)", links)] == told(first)
 
 
+def test_every_confusion_is_refuted_by_one_cell():
+    assert confusions.tagged_cells().keys() == confusions.PEOPLE_THINK.keys()
+
+
+def test_the_table_of_confusions_says_what_the_lessons_print():
+    page = confusions.PAGE.read_text(encoding="utf-8")
+    assert confusions.written(page, confusions.tagged_cells()) == page
+
+
+def test_a_confusion_that_two_cells_refute_is_an_error(tmp_path, monkeypatch):
+    cell = {"metadata": {"tags": ["confusion-7"]}, "source": ["# 0 · Title"]}
+    (tmp_path / "00_twice.ipynb").write_text(json.dumps({"cells": [cell, cell]}))
+    monkeypatch.setattr(confusions, "LESSONS", tmp_path)
+    with pytest.raises(ValueError, match="two cells have the tag confusion-7"):
+        confusions.tagged_cells()
+
+
 def test_links_of_the_map_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", MAP) if "://" not in link]
     assert not [link for link in links if not (LESSONS / link).exists()]
@@ -207,6 +297,26 @@ FAULTS = [
     (heading_complaints, replaced("# 0 · ", "# 1 · ")),
     (heading_complaints, lambda cells: cells[::-1]),
     (heading_complaints, without("## References")),
+    (heading_complaints, without("## In HF PEFT")),
+    (objective_complaints, replaced("**After this lesson", "**Before this lesson")),
+    (objective_complaints, replaced("\n- explain", "\n\nexplain")),
+    (thread_complaints, replaced("import os\n", "import numpy\nimport os\n")),
+    (thread_complaints, replaced('"OMP_NUM_THREADS": "1"', '"OMP_NUM_THREADS": "2"')),
+    (hf_complaints, without("```python")),
+    (hf_complaints, replaced("# model: ", "# a model: ")),
+    (
+        hf_complaints,
+        replaced("## In HF PEFT\n", "## In HF PEFT\n\n```python\n# model: x\n```\n"),
+    ),
+    (ending_complaints, replaced("Next: [1 · ", "Next: [2 · ")),
+    (ending_complaints, replaced("(01_autograd.ipynb)", "(02_memory.ipynb)")),
+    (ending_complaints, replaced("solutions/lesson_00", "solutions/lesson_01")),
+    (place_complaints, without("places.lit(")),
+    (place_complaints, changed(outputs=[])),
+    (place_complaints, lambda cells: cells * 2),
+    (confusion_complaints, changed(outputs=[])),
+    (confusion_complaints, replaced("assert ", "print or ")),
+    (confusion_complaints, changed(metadata={"tags": ["confusion-99"]})),
     (link_complaints, replaced("../minipeft/", "../minipft/")),
     (exercise_complaints, without('"exercise"')),
     (exercise_complaints, without('"check"')),
@@ -226,6 +336,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("rule", "fault"), FAULTS)
 def test_a_planted_fault_is_caught(rule, fault):
-    name = "00_tour"
+    name = "04_lora" if rule in (place_complaints, confusion_complaints) else "00_tour"
+    assert not list(rule(name, NOTEBOOKS[name]["cells"]))
     cells = fault(copy.deepcopy(NOTEBOOKS[name]["cells"]))
     assert list(rule(name, cells))
