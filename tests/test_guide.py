@@ -1,17 +1,14 @@
 """The guide: its table chooses by what was measured, and the failing runs fail as it says."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 import minipeft as mp
+from tools import guide
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "tools"))
-
-import guide  # noqa: E402
 
 
 def comparison(**exact):

@@ -18,14 +18,16 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from guide import choices, defaults
-
 import minipeft as mp
 from minipeft.lab.claims import measured, said
 from minipeft.lab.comparison_table import groups, mean
 from minipeft.lab.figures import FIGURES
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from tools.guide import choices, defaults  # noqa: E402
+
 PAGES = ("README.md", "lessons/methods.md", "figures/README.md", "tests/README.md",
          "lessons/guide.md")  # fmt: skip
 FILES = ROOT / "minipeft" / "peft" / "methods"
@@ -316,7 +318,6 @@ def generation():
 
 def laws():
     """The laws that every method keeps."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from laws.contract import LAWS
 
     rows = [f"| {number} | {law.__doc__.splitlines()[0]} |" for number, law in LAWS.items()]
@@ -325,7 +326,6 @@ def laws():
 
 def mistakes():
     """The planted bugs and the laws that catch them."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from planted import table
 
     return table()
