@@ -89,10 +89,8 @@ def draw(numbers):
                       label="this run, new words")  # fmt: skip
             axes.legend(frameon=False, fontsize=9)
         axes.set_title(says, fontsize=LARGE - 1.5)
-        axes.set(yscale="log", ylim=(3e-3, 30))
+        axes.set(yscale="log", ylim=(3e-3, 30), xlabel="step", ylabel="loss (nats a letter)")
         tidy(axes)
     panels[0].legend(frameon=False, fontsize=9, loc="lower left")
     figure.suptitle("The shape of a loss curve tells what is wrong", fontsize=LARGE + 1)
-    figure.supxlabel("step")
-    figure.supylabel("training loss (nats a letter)")
     return figure
