@@ -87,7 +87,7 @@ def draw(numbers):
         if name == "few examples":
             axes.plot(steps, fails["new"], color=hue("adapter"), ls="--", lw=1.5,
                       label="this run, new words")  # fmt: skip
-            axes.legend(frameon=False, fontsize=9)
+            axes.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1, 0.3))
         axes.set_title(says, fontsize=LARGE - 1.5)
         axes.set(yscale="log", ylim=(3e-3, 30), xlabel="step", ylabel="loss (nats a letter)")
         tidy(axes)
