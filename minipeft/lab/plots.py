@@ -108,9 +108,18 @@ def contrast(colour):
     return 1.05 / (float(linear @ (0.2126, 0.7152, 0.0722)) + 0.05)
 
 
+class Picture(Figure):
+    """A Figure that a notebook shows also where pyplot is not in use."""
+
+    def _repr_png_(self):
+        written = io.BytesIO()
+        self.savefig(written, format="png")
+        return written.getvalue()
+
+
 def canvas(rows, columns, width, height):
-    """(Figure, its axes in one row): panels in a grid, width and height in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """(Picture, its axes in one row): panels in a grid, width and height in inches."""
+    figure = Picture(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False).reshape(-1)
 
 

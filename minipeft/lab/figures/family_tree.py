@@ -8,10 +8,8 @@ on its left is what is more general, on its right what is more special.
 import textwrap
 from collections import Counter
 
-from matplotlib.figure import Figure
-
 from ...peft.methods import METHODS
-from ..plots import LARGE, SMALL, tint
+from ..plots import LARGE, SMALL, Picture, tint
 
 WIDE, LINE, GAP = 10.0, 0.235, 0.2  # inches: the picture, a line of it, between two groups
 NAMES, FORKS, MIDDLE = (1.55, 8.45), (3.6, 6.4), (4.55, 5.45)  # left and right, from the left
@@ -46,14 +44,14 @@ def groups(edges):
 
 
 def draw(numbers):
-    """Returns the Figure: a group of relatives below the other, the largest on top."""
+    """Returns the Picture: a group of relatives below the other, the largest on top."""
     edges, names = numbers["edges"], numbers["methods"]
     rows = groups(edges)
     heights = [LINE * max(len(left), len(right)) + GAP for _, left, right in rows]
     alone = [n for n in names if not any(n in edge[:2] for edge in edges)]
     note = textwrap.wrap(f"No such relative is proved of {', '.join(alone)}.", 118)
     depth = sum(heights) + 0.2 * len(note) + 0.3
-    figure = Figure(figsize=(WIDE, depth + 0.75))
+    figure = Picture(figsize=(WIDE, depth + 0.75))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDE), ylim=(-depth, 0.75))
     axes.set_axis_off()
     of_lora = {name for edge in edges if "lora" in edge[:2] for name in edge[:2]} - {"lora"}

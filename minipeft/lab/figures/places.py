@@ -8,7 +8,6 @@ paths are the columns of the picture, and methods that attach at the same places
 import re
 import textwrap
 
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from ...engine.backend import array, np
@@ -19,7 +18,7 @@ from ...model.transformer import Transformer
 from ...peft.attach import attach, detach
 from ...peft.methods import METHODS
 from ..command_line import with_targets
-from ..plots import LARGE, SMALL, first_marker, hue, readable
+from ..plots import LARGE, SMALL, Picture, first_marker, hue, readable
 
 SIZES = dict(vocab=48, context=64, width=80, layers=3, heads=4)
 SHAPES = (Config.gpt2(**SIZES, tied=False), Config.llama(**SIZES))
@@ -123,7 +122,7 @@ KEY = "marker: this function is replaced;   W, b, γ, β: a copy of these parame
 
 
 def lit(*methods):
-    """Returns the Figure of these methods alone, the places where they attach lit in the model.
+    """Returns the Picture of these methods alone, and of the model with their places lit.
 
     It fits a page of a notebook. ValueError for a name that is no method's, and for none.
     """
@@ -140,13 +139,13 @@ def lit(*methods):
 
 
 def draw(numbers, title="Where each\nmethod attaches", lit=()):
-    """Returns the Figure: the model above, and below it a row for each group of methods.
+    """Returns the Picture: the model above, and below it a row for each group of methods.
 
     `lit`: places whose boxes are coloured.
     """
     rows = [(row, lines(row)) for row in numbers["rows"]]
     depth = sum(height(text) for _, text in rows) + 0.3
-    figure = Figure(figsize=(WIDE, HIGH + depth))
+    figure = Picture(figsize=(WIDE, HIGH + depth))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDE), ylim=(-depth, HIGH))
     axes.set_axis_off()
     top = 0
