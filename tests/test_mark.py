@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import answers
 from minipeft.__main__ import main
 from minipeft.course import LESSONS, base, cases, mark
 from minipeft.course.submission import Submission
@@ -230,7 +229,7 @@ def solved(path, folder):
         name = re.match(r"def (\w+)", code)
         if "exercise" in tags and name:
             body = re.search(rf"^def {name[1]}\(.*?(?=^\S|\Z)", solutions, re.M | re.S)[0]
-            cell["source"] = [f"%time\n{body}\nprint({name[1]}.nothing)"]
+            cell["source"] = [f"%time\n{body}\nprint({name[1]}.unrun)"]
         if "check" in tags:
             cell["source"] = [f"raise SystemExit\ndef {name and name[1]}(): pass"]
     copy = folder / path.name
@@ -248,10 +247,8 @@ def test_untouched_notebooks_are_open_and_solved_ones_pass(path, tmp_path, worke
         assert f"def {check.answer_name}(" in source and "load_base" not in source
         result = mark.marked(check, source, worker, seed=3, seconds=600)
         assert result.status == base.OPEN and result.points == 0
-        right = answers.ANSWERS[check.name][0]  # that the same code passes is tested above
-        assert right.__name__ == check.answer_name or callable(right)
         source = finished.source(check.answer_name)
-        assert "nothing" not in source and "return None" not in source
+        assert "unrun" not in source and "return None" not in source
         if check.stars == 1:
             assert mark.marked(check, source, worker, seed=3, seconds=600)
 

@@ -116,6 +116,8 @@ def witness(case, answer):
     h, k = (np.asarray(x, dtype=float) for x in pair(answer(D, b1, U, b2), "h, k"))
     for x in (h, k):
         expect(x.shape, b2.shape, "the shape of an input")
+    finite = np.isfinite(h).all() and np.isfinite(k).all()
+    require(finite, "h and k have to be finite numbers")
     middle = (h + k) / 2
     halfway = (h + change(h, D, b1, U, b2) + k + change(k, D, b1, U, b2)) / 2
     gap = float(np.abs(middle + change(middle, D, b1, U, b2) - halfway).max())

@@ -23,16 +23,22 @@ ESCAPES = {setprofile, start_new_thread, os._exit, os.abort, os.system}  # from 
 ESCAPES |= {getattr(os, name) for name in ("fork", "posix_spawn") if hasattr(os, name)}
 
 
+class Ended(Exception):
+    """The process in which an answer was tried has ended, and the text says why."""
+
+
 class Answer:
     """A learner's function as a law calls it: `answer(W, A, B, alpha)`.
 
-    ask: a function (arguments, probe, memory) -> plain value, which raises CheckFailed.
+    ask: a function (arguments, probe, memory) -> plain value, which raises CheckFailed, or
+    Ended where no further call makes sense.
     """
 
     def __init__(self, ask):
         self.ask = ask
         self.calls = []  # (arguments, probe, what came of it)
         self.is_open = True  # it has done nothing yet but return None
+        self.ended = ""  # why it cannot be called any more
 
     def __call__(self, *arguments, probe=None, memory=None):
         """Returns what the function returns, as a plain value.
@@ -41,10 +47,15 @@ class Answer:
         place and returns plain values, for a lesson in which arguments or results are not.
         memory: the bytes that it may hold at a time.
         """
+        if self.ended:
+            raise CheckFailed(self.ended)
         try:
             result = self.ask(arguments, probe, memory)
             if result is not None and not alike(result, self.ask(arguments, probe, memory)):
                 raise CheckFailed("your function gave two results for the same arguments")
+        except Ended as ended:
+            self.ended = str(ended)
+            raise CheckFailed(self.ended) from None
         except CheckFailed as failed:
             result = failed
         if result is None:

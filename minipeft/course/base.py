@@ -34,10 +34,6 @@ class StillOpen(CheckFailed):
     """An answer is open where MINIPEFT_STRICT=1 demands one."""
 
 
-class Ended(Exception):
-    """The process in which an answer was tried has ended, and the text says why."""
-
-
 @dataclass(frozen=True)
 class Result:
     """What came of one check of one answer; it is true if the answer passed."""
@@ -106,10 +102,9 @@ class Check:
     def judge(self, ask, seed=None):
         """Returns the Result of an answer that is called through `ask`; see Answer."""
         answer = Answer(ask)
-        try:
-            failure = smallest_failure(lambda case: failure_in(case, self.test, answer), seed)
-        except Ended as ended:
-            return self.outcome(WRONG, str(ended))
+        failure = smallest_failure(lambda case: failure_in(case, self.test, answer), seed)
+        if answer.ended:
+            return self.outcome(WRONG, answer.ended)
         if answer.is_open:
             return self.outcome(OPEN, self.asks)
         if not failure:
@@ -155,8 +150,6 @@ def failure_in(case, test, answer):
         return None
     except CheckFailed as error:
         problem = str(error)
-    except Ended:
-        raise
     except Exception as error:  # of the law itself, on a result that it cannot read
         problem = f"the result does not fit: {type(error).__name__}: {error}"
     values = f"Smallest failing example: {case}\n  " if case.values else ""

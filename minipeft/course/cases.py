@@ -94,9 +94,11 @@ def smallest_failure(failure_of, seed=None):
 
     try:
         (run if seed is None else hypothesis.seed(seed)(run))()
-    except (AssertionError, hypothesis.errors.Flaky):  # Flaky: it did not fail every time
-        pass
-    return failures[-1] if failures else None  # hypothesis runs the smallest case last
+    except AssertionError:
+        return failures[-1]  # hypothesis runs the smallest case last
+    except hypothesis.errors.Flaky:  # it did not go the same way every time
+        return failures[-1] if failures else "your function is not the same every time"
+    return failures[-1] if failures else None
 
 
 def smallest_seeded_failure(failure_of, seed=None):

@@ -38,7 +38,8 @@ import threading
 from pathlib import Path
 
 from . import LESSONS
-from .base import OPEN, PASSED, WRONG, Check, Ended
+from .answers import Ended
+from .base import OPEN, PASSED, WRONG, Check
 from .plain import CheckFailed, from_json, to_json
 from .submission import Submission
 
