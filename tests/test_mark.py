@@ -20,6 +20,7 @@ NOTEBOOKS = [p for p in sorted(FOLDER.glob("[0-9]*.ipynb")) if int(p.stem[:2]) <
 def quick(monkeypatch):
     """Fewer cases than a marker tries, so that the tests are quick."""
     monkeypatch.setattr(cases, "CASES", 10)
+    monkeypatch.setattr(cases, "FURTHER", 0)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def seeded(monkeypatch):
 
 @pytest.fixture(scope="module")
 def worker():
-    with mark.Worker(int(8e9)) as worker:
+    with mark.SeparateProcess(int(8e9)) as worker:
         yield worker
 
 

@@ -60,7 +60,7 @@ def mark(submission, seed=None, seconds=60.0, memory=4.0):
     seed: of the cases, by default a new one.  seconds: for each exercise.  memory: in GB.
     """
     seed = secrets.randbits(32) if seed is None else seed
-    with Worker(int(memory * 1e9)) as worker:
+    with SeparateProcess(int(memory * 1e9)) as worker:
         return [
             marked(check, submission.source(check.answer_name), worker, seed, seconds)
             for check in exercises(submission.lesson)
@@ -80,7 +80,7 @@ def marked(check, source, worker, seed, seconds):
         return check.judge(worker.asking(check.answer_name, check.uses), seed)
 
 
-class Worker:
+class SeparateProcess:
     """A process that runs submissions, started when it is needed, and anew after it ended."""
 
     def __init__(self, memory):
