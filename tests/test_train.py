@@ -102,6 +102,20 @@ def test_the_same_seed_gives_the_same_bits(options):
     assert (one != other).any()
 
 
+@pytest.mark.parametrize("name", ["full", "bitfit", "lora", "lora+", "galore", "adapter"])
+def test_a_parameter_of_an_adapter_that_is_frozen_stays(name):
+    net = mp.load_base()
+    adapter = mp.attach(net, mp.METHODS[name](), rng=0)
+    frozen, *others = adapter.parameters()
+    frozen.requires_grad = False
+    before = [to_numpy(p.data).copy() for p in (frozen, *others)]
+    mp.fit(net, mp.Task("gerund"), steps=2, lr=0.01, label=None)
+    changed = [
+        (to_numpy(p.data) != b).any() for p, b in zip((frozen, *others), before, strict=True)
+    ]
+    assert not changed[0] and any(changed[1:])
+
+
 def test_dropout_is_for_training_only():
     data = examples()
     wet = mp.Transformer(SMALL.with_(dropout=0.5), 0)

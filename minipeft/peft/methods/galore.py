@@ -52,7 +52,10 @@ class GaLore(Full):
         projected = [
             p
             for path, p in adapter.copies.items()
-            if path.startswith("blocks.") and p.ndim == 2 and min(p.shape) > self.r
+            if path.startswith("blocks.")
+            and p.ndim == 2
+            and min(p.shape) > self.r
+            and p.requires_grad
         ]
         return ProjectedAdamW(self, projected, betas, weight_decay) if projected else None
 
