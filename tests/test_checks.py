@@ -28,7 +28,6 @@ SLIPS = [(name, text) for name, check in ALL.items() for text in check.slips]
 def few(monkeypatch):
     """Fewer cases than a learner's answer is tried on, so that the tests are quick."""
     monkeypatch.setattr(cases, "CASES", 15)
-    monkeypatch.setattr(cases, "FURTHER", 5)
 
 
 @pytest.fixture
@@ -131,11 +130,16 @@ def test_in_strict_mode_an_open_answer_raises_too(monkeypatch):
 def test_an_answer_cannot_find_what_is_right_in_the_frames_above(seeded):
     """A law computes it after the answer has returned; here an honest answer looks around."""
     for name in EXERCISES:
-        found, honest = [], ANSWERS[name][0]
+        found, calls, honest = [], [], ANSWERS[name][0]
 
-        def spying(*args, honest=honest, found=found):
+        def spying(*args, honest=honest, found=found, calls=calls):
             result, frame = honest(*args), sys._getframe(1)
-            numbers = [a for a in arrays(result) if a.size > 1]
+            calls.append(result)
+            if len(calls) % 2 == 0:  # called again: above stands its own first result
+                return result
+            given = arrays(list(args))
+            numbers = [a for a in arrays(result) if a.size > 1 and a.any()]
+            numbers = [a for a in numbers if not any(np.array_equal(a, x) for x in given)]
             while frame is not None and "minipeft" in frame.f_code.co_filename:
                 held = [a for x in frame.f_locals.values() for a in arrays(x)]
                 found += [a for a in held for b in numbers if np.array_equal(a, b)]
@@ -143,8 +147,7 @@ def test_an_answer_cannot_find_what_is_right_in_the_frames_above(seeded):
             return result
 
         assert ALL[name].judge(asking(spying))
-        inputs = {"swapping.merge_and_back"}  # which returns one of its arguments
-        assert not found or name in inputs, name
+        assert not found, name
 
 
 def arrays(value):

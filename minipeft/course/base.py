@@ -27,7 +27,7 @@ from .plain import CheckFailed, alike
 
 PASSED, OPEN, WRONG = "passed", "open", "wrong"
 STRICT = "MINIPEFT_STRICT"  # a variable of the environment; if it is 1, an open answer raises
-COMPARED = 30  # latest calls in which an answer is compared with a likely slip
+COMPARED = 60  # calls, of all of them, in which an answer is compared with a likely slip
 
 
 class StillOpen(CheckFailed):
@@ -109,7 +109,7 @@ class Check:
             return self.outcome(OPEN, self.asks)
         if not failure:
             return self.outcome(PASSED, "")
-        slip = self.likely_slip(answer.calls[-COMPARED:])
+        slip = self.likely_slip(answer.calls[:: len(answer.calls) // COMPARED + 1])
         return self.outcome(WRONG, f"{failure}\n  It looks as if {slip}." if slip else failure)
 
     def outcome(self, status, message):

@@ -8,7 +8,7 @@ import math
 from ..engine.backend import np
 
 CASES = 60  # that hypothesis tries
-FURTHER = 15  # seeded cases after the first failure, in which a smaller one may come
+FURTHER = 40  # seeded cases after the first failure, in which a smaller one may come
 
 
 class Case:

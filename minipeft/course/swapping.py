@@ -17,7 +17,9 @@ def by_adapter(x, W, A, B, which):
     slips={
         "you took −1 for the last adapter, as Python's indexing does": by_adapter,
         "you used the first row's adapter for all rows": (
-            lambda x, W, A, B, which: by_adapter(x, W * 1.0, A, B, np.full(len(x), which[0]))
+            lambda x, W, A, B, which: (
+                by_adapter(x, W, A, B, 0 * which + which[0]) if which[0] >= 0 else x @ W.T
+            )
         ),
         "you forgot the weight that all rows share": (
             lambda x, W, A, B, which: by_adapter(x, 0 * W, A, B, which) * (which[:, None] >= 0)
