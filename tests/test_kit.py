@@ -515,7 +515,7 @@ def test_slides_can_be_read_from_afar(tmp_path, monkeypatch):
     monkeypatch.setattr(slides, "diagram", lambda methods: LESSONS[0].picture)
     count = slides.write_slides(tmp_path / "slides.pdf", LESSONS)
     assert count == pages_of(tmp_path / "slides.pdf") >= 3 * len(LESSONS) + 1
-    looks = (slides.TITLE, slides.ASK, slides.HEAD, slides.BODY, slides.SMALL)
+    looks = (slides.TITLE, slides.ASK, slides.HEAD, slides.BODY, slides.GOAL, slides.SMALL)
     assert min(look.fontSize for look in looks) >= slides.SMALLEST
     assert all(found.question in text_of(tmp_path / "slides.pdf") for found in LESSONS[:3])
 

@@ -104,7 +104,7 @@ def plan(lessons, questions):
         questions=len(questions),
         report_points=REPORT_POINTS,
         two_weeks=schedule("Day", two_weeks(lessons), "Week 2, Fri", questions),
-        six_weeks=schedule("Week", six_weeks(lessons), "Week 6", questions),
+        six_weeks=schedule("Week", six_weeks(lessons), "Week 6, Fri", questions),
         by_lesson=by_lesson(lessons),
     )
 

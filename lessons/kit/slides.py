@@ -23,6 +23,7 @@ TITLE = style("title", fontName=f"{SANS}-Bold", fontSize=46, leading=56)
 ASK = style("ask", fontName=f"{SANS}-Bold", fontSize=36, leading=48)
 HEAD = style("head", fontName=f"{SANS}-Bold", fontSize=26, leading=32)
 BODY = style("body", fontSize=27, leading=39, spaceAfter=14)
+GOAL = style("goal", fontSize=22, leading=31, spaceAfter=12)
 SMALL = style("small", fontSize=SMALLEST, leading=29, spaceAfter=9)
 FIT = "shrink"  # what becomes of text that is too long; the tests demand that none is
 FOOT = 12  # points: the number of the page, and the lesson; not to be read from afar
@@ -101,7 +102,7 @@ def guess(lesson):
 
 def goals(lesson):
     """The objectives, a line each."""
-    return [Paragraph("• " + markup(text, BODY), BODY) for text in lesson.objectives]
+    return [Paragraph("• " + markup(text, GOAL), GOAL) for text in lesson.objectives]
 
 
 def markup(text, look):
