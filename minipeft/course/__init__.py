@@ -10,7 +10,7 @@ from .predictions import reveal
 
 LESSONS = (  # the module of each lesson, by its number
     "tour", "autograd", "memory", "freezing", "lora", "adapters", "prompts", "selective",
-    "comparison", "swapping", "data", "quantization", "family",
+    "comparison", "swapping", "data", "quantization", "family", "capstone",
 )  # fmt: skip
 
 __all__ = ["LESSONS", "CheckFailed", "Result", "reveal"]
