@@ -18,7 +18,7 @@ settings.register_profile("thorough", max_examples=150, **CALM)
 
 
 if xp is not np:  # the course, the figures and the ledger compute on the host
-    host = "arguments checks figures ledger lessons readme shape_array"
+    host = "arguments checks figures kit ledger lessons mark readme shape_array"
     collect_ignore = [f"test_{name}.py" for name in host.split()]
 
 
