@@ -13,6 +13,7 @@ from minipeft.course.submission import Submission
 
 FOLDER = Path(__file__).parents[1] / "lessons"
 SOLUTIONS = sorted(FOLDER.glob("solutions/lesson_??.py"))
+EXERCISES = [check for lesson in range(len(LESSONS)) for check in mark.exercises(lesson)]
 NOTEBOOKS = [p for p in sorted(FOLDER.glob("[0-9]*.ipynb")) if int(p.stem[:2]) < len(LESSONS)]
 
 
@@ -49,7 +50,7 @@ def marked(name, source, worker, seconds=600):
 CONSTANTS = [0, 1, 2.0, True, "", "lora", [], {}, set(), (0, 0), ([], []), float("nan")]
 
 
-@pytest.mark.parametrize("check", [c for n in range(13) for c in mark.exercises(n)], ids=str)
+@pytest.mark.parametrize("check", EXERCISES, ids=lambda check: check.name)
 def test_a_constant_or_an_argument_is_no_answer(check, seeded):
     for constant in CONSTANTS:
         assert check.result(lambda *args, constant=constant: constant).status == base.WRONG
@@ -213,7 +214,7 @@ def test_cheats_do_not_pass_apart_either(worker):
         assert marked(cheat.split(" ")[0], HEADER + CHEATS[cheat], worker).status == base.WRONG
 
 
-@pytest.mark.parametrize("lesson", range(13))
+@pytest.mark.parametrize("lesson", range(len(LESSONS)))
 def test_solutions_get_full_points(lesson, worker):
     submission = Submission.read(SOLUTIONS[lesson])
     for check in mark.exercises(lesson):
