@@ -127,7 +127,7 @@ def test_in_strict_mode_an_open_answer_raises_too(monkeypatch):
     assert not ALL["lora.merged"](None)
 
 
-def test_an_answer_cannot_find_what_is_right_in_the_frames_above(seeded):
+def test_an_answer_cannot_find_what_is_right_in_the_frames_above():
     """A law computes it after the answer has returned; here an honest answer looks around."""
     for name in EXERCISES:
         found, calls, honest = [], [], ANSWERS[name][0]
