@@ -73,7 +73,7 @@ def marked(check, source, worker, seed, seconds):
         return check.outcome(OPEN, f"there is no function {check.answer_name}")
     with worker.within(seconds):
         try:
-            if check.answer_name not in worker.load(source):
+            if check.answer_name not in worker.define(source):
                 return check.outcome(OPEN, f"there is no function {check.answer_name}")
         except (Ended, CheckFailed) as failed:
             return check.outcome(WRONG, str(failed))
@@ -152,7 +152,7 @@ class SeparateProcess:
             timer.cancel()
             timer.join()
 
-    def load(self, source):
+    def define(self, source):
         """Returns the names of the functions of a source; CheckFailed if it does not run."""
         if self.process is None:
             self.start()
