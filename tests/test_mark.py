@@ -3,12 +3,13 @@
 import importlib
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from minipeft.__main__ import main
-from minipeft.course import LESSONS, base, cases, mark
+from minipeft.course import LESSONS, answers, base, cases, mark
 from minipeft.course.submission import Submission
 
 FOLDER = Path(__file__).parents[1] / "lessons"
@@ -191,6 +192,9 @@ ONLY_APART = {  # what would disturb this process
     "lora.merged kills": "import os, signal\ndef merged(W, A, B, alpha):\n"
     "    os.kill(os.getpid(), signal.SIGTERM)",
     "lora.merged cannot be parsed": "def merged(W, A, B, alpha) return W",
+    "lora.merged forges its names": "import os\nfor fd in range(3, 12):\n    try:\n"
+    '        os.write(fd, b\'{"number": 1, "names": 5}\\n\')\n'
+    "    except OSError:\n        pass\ndef merged(W, A, B, alpha):\n    return 0 * W",
     "lora.merged a list in itself": "def merged(W, A, B, alpha):\n"
     "    a = []\n    a.append(a)\n    return a",
 }
@@ -207,6 +211,56 @@ def test_what_hangs_is_stopped_and_the_next_is_marked(worker):
     result = marked("lora.merged", hangs, worker, seconds=1)
     assert result.message == "it took more than 1 s" and not result
     assert marked("lora.merged", right("lora.merged"), worker)
+
+
+def test_a_child_that_keeps_the_pipe_open_ends_too(worker):
+    forks = "import os, time\nif os.fork() == 0:\n    time.sleep(30)\n    os._exit(0)\n"
+    began = time.monotonic()
+    result = marked("lora.merged", f"{forks}os._exit(0)\ndef merged(*a): pass", worker, 2)
+    assert result.status == base.WRONG and time.monotonic() - began < 20
+
+
+def test_a_limit_that_passes_while_the_marker_computes_ends_the_process(worker):
+    assert marked("lora.merged", right("lora.merged"), worker)
+    with worker.within(0.1):
+        time.sleep(0.3)
+    assert worker.process is None
+    assert marked("lora.merged", right("lora.merged"), worker)
+
+
+def test_right_answers_pass_where_the_package_lies_within_the_standard_library(monkeypatch):
+    around = str(Path(base.__file__).parents[2]) + "/"
+    monkeypatch.setattr(answers, "LIBRARIES", (*answers.LIBRARIES, around))
+    for name in ("lora.merged", "autograd.backward"):
+        namespace = {"__name__": "solution"}
+        exec(right(name), namespace)
+        assert check_of(name).result(namespace[check_of(name).answer_name])
+
+
+@pytest.mark.parametrize("code", [
+    "def merged(W, W, B, alpha): return W", "def merged(W):\n    global W\n    return W",
+    "def merged(W):\n    return W" + " + 0" * 2000,
+])  # fmt: skip
+def test_a_slip_that_only_running_shows_is_wrong_and_no_traceback(code, tmp_path, worker):
+    cells = [
+        {"cell_type": "code", "id": "04-a", "source": code, "metadata": {"tags": ["exercise"]}}
+    ]
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert (
+        marked("lora.merged", Submission.read(path).source("merged"), worker).status
+        == base.WRONG
+    )
+
+
+def test_files_of_other_editors_and_names_with_dates(tmp_path):
+    path = tmp_path / "2024-11-05_lesson_04.py"
+    path.write_text("x = 1", encoding="utf-8-sig")
+    submission = Submission.read(path)
+    assert submission.lesson == 4 and submission.source("merged") == "x = 1"
+    path.write_bytes("x = 'é'".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not a text in UTF-8"):
+        Submission.read(path)
 
 
 def test_cheats_do_not_pass_apart_either(worker):
@@ -306,7 +360,7 @@ BAD = {
     "broken_04.ipynb": "is not a notebook that can be read",
     "mine.py": "add --lesson",
     "lesson_99.py": "choose one with --lesson",
-    "lesson_04.py --timeout 0": "--timeout must be a finite number > 0",
+    "lesson_04.py --timeout 0": "--timeout must be > 0 and at most 1e+06, got 0",
     "lesson_04.py --seed -1": "--seed must be between",
     "lesson_04.py mine.py --json out": "--json takes one submission",
 }

@@ -185,7 +185,7 @@ def from_inside(caller):
 
     Frames of the standard library and of NumPy in between belong to whoever called those.
     """
-    while caller and caller.f_code.co_filename.startswith(LIBRARIES):
+    while caller and is_of_a_library(caller.f_code):
         caller = caller.f_back
     return bool(caller and caller.f_code is not LEARNER and name_in_package(caller.f_code))
 
@@ -195,3 +195,11 @@ def allowed(name, uses):
     if name.endswith(".<module>") or name == f"course.answers.{LEARNER.co_name}":
         return True
     return any(f"{name}.".startswith(f"{use}.") for use in uses)
+
+
+def is_of_a_library(code):
+    """Returns whether a function is of the standard library or of NumPy.
+
+    The package may be installed inside of the folder of the standard library.
+    """
+    return code.co_filename.startswith(LIBRARIES) and not name_in_package(code)

@@ -27,7 +27,6 @@ import csv
 import importlib
 import io
 import json
-import math
 import os
 import secrets
 import signal
@@ -123,34 +122,41 @@ class SeparateProcess:
         """Ends the process, and those that it has started."""
         if self.process is None:
             return
-        with contextlib.suppress(OSError):
-            if hasattr(os, "killpg"):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            else:
-                self.process.kill()
+        self.kill()
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
         self.process = self.source = None
 
+    def kill(self):
+        """Kills the process and those that it has started, if there is one."""
+        process = self.process
+        if process is not None:
+            with contextlib.suppress(OSError):
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+
     @contextlib.contextmanager
     def within(self, seconds):
         """Inside the block the process has so many seconds; then it is killed."""
         self.seconds, self.too_late, self.ended = seconds, threading.Event(), ""
 
-        def kill():
+        def end():
             self.too_late.set()
-            if self.process is not None:
-                self.process.kill()
+            self.kill()
 
-        timer = threading.Timer(seconds, kill)
+        timer = threading.Timer(seconds, end)
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
             timer.join()
+            if self.too_late.is_set():  # perhaps while this process was computing
+                self.stop()
 
     def define(self, source):
         """Returns the names of the functions of a source; CheckFailed if it does not run."""
@@ -190,7 +196,7 @@ class SeparateProcess:
             if reply["number"] != self.number:
                 raise ValueError("not a reply to this request")
             if "failed" not in reply:
-                return reply["names"] if "load" in request else from_json(reply["value"])
+                return names_of(reply) if "load" in request else from_json(reply["value"])
             problem = str(reply["failed"])
         except (ValueError, TypeError, KeyError, RecursionError, CheckFailed):
             self.stop()
@@ -199,6 +205,14 @@ class SeparateProcess:
             self.ended = late if self.too_late.is_set() else ended
             raise Ended(self.ended) from None
         raise CheckFailed(problem)
+
+
+def names_of(reply):
+    """Returns the names in a reply to `load`; raises ValueError for anything but strings."""
+    names = reply["names"]
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("not a list of names")
+    return names
 
 
 def import_paths():
@@ -276,9 +290,9 @@ def arguments(parser):
 
 def main(options):
     """Runs `minipeft mark`."""
-    for name in ("timeout", "memory"):
-        if not 0 < (value := getattr(options, name)) < math.inf:
-            raise ValueError(f"--{name} must be a finite number > 0, got {value:g}")
+    for name, most in (("timeout", 1e6), ("memory", 1e6)):
+        if not 0 < (value := getattr(options, name)) <= most:
+            raise ValueError(f"--{name} must be > 0 and at most {most:g}, got {value:g}")
     if options.seed is not None and not 0 <= options.seed < 2**32:
         raise ValueError(f"--seed must be between 0 and 2**32 − 1, got {options.seed}")
     if options.json and len(options.submissions) > 1:

@@ -6,6 +6,7 @@ written as JSON, to send them to another process.
 """
 
 import base64
+import collections
 
 from ..engine.backend import np
 
@@ -32,7 +33,7 @@ def plain(value):
         return kind(map(plain, value))
     if kind is range and len(value) <= MOST:
         return list(value)
-    if kind is dict:
+    if kind in (dict, collections.Counter, collections.defaultdict, collections.OrderedDict):
         return {plain(key): plain(item) for key, item in value.items()}
     if kind is np.ndarray and value.dtype.kind in "biuf":
         return np.array(value)

@@ -1,6 +1,7 @@
 """Reads a submission: a Python file, or a notebook of which only the answers are taken."""
 
 import ast
+import contextlib
 import functools
 import json
 import re
@@ -31,7 +32,10 @@ class Submission:
         Raises ValueError for a file of another kind or of no lesson, OSError if it is missing.
         """
         path = Path(path)
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not a text in UTF-8; save it as such") from None
         if path.suffix == ".py":
             cells, named = ((text, ()),), ""
         elif path.suffix == ".ipynb":
@@ -39,7 +43,8 @@ class Submission:
         else:
             raise ValueError(f"a submission is a file .py or .ipynb, got {str(path)!r}")
         if lesson is None:
-            found = re.search(r"(?<!\d)\d\d(?!\d)", f"{named} {path.stem}")
+            found = re.search(r"(?<=lesson_)\d\d(?!\d)", path.stem)
+            found = found or re.search(r"(?<!\d)\d\d(?!\d)", f"{named} {path.stem}")
             if not found:
                 text = (
                     "does not say which lesson it belongs to; add --lesson, such as --lesson 4"
@@ -65,7 +70,9 @@ class Submission:
         for candidates in (exercises, cells):
             for code in reversed(candidates):
                 if name in bound_in(code, (ast.FunctionDef, ast.Assign)):
-                    return with_needed(name, cells, cells.index(code))
+                    with contextlib.suppress(RecursionError):
+                        return with_needed(name, cells, cells.index(code))
+                    return code
                 if not statements(code) and re.search(rf"^def {name}\(", code, re.MULTILINE):
                     return code  # which cannot be parsed: running it says why
         return ""
@@ -128,7 +135,8 @@ def with_needed(name, cells, at):
         above = [k for k in binding if places[k][0] <= at]  # the latest before the answer
         for k in above[-1:] or binding[:1]:
             taken.add(k)
-            todo += globals_used(ast.unparse(places[k][1]))
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+                todo += globals_used(ast.unparse(places[k][1]))  # running it says what is wrong
     return "\n\n".join(ast.unparse(places[k][1]) for k in sorted(taken))
 
 
