@@ -54,7 +54,7 @@ def measured(method, rows):
     right = ahead[-1] >= -CLOSE
     if kind in SMALLER:
         share = mean(ours[max(ours)], SMALLER[kind]) / mean(theirs[max(ours)], SMALLER[kind])
-        text += f"; {100 * share:.2g} % of its {WORDS[kind]}"
+        text += f"; {100 * share:.3g} % of its {WORDS[kind]}"
         right = right and share < 1
     if kind == "remembers":
         old = [mean(some[max(ours)], "old") for some in (ours, theirs)]
