@@ -374,3 +374,10 @@ def test_bad_input_is_one_sentence_and_code_2(line, tmp_path, monkeypatch, capsy
     assert main(["mark", *line.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and BAD[line] in err and err.count("\n") == 1
+
+
+def test_a_process_that_cannot_start_is_not_the_fault_of_the_submission(monkeypatch):
+    monkeypatch.setattr(mark, "import_paths", lambda: [])  # NumPy is not found
+    submission = Submission.read(SOLUTIONS[4])
+    with pytest.raises(ValueError, match="does not start"):
+        mark.mark(submission)

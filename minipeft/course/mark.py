@@ -141,8 +141,13 @@ class SeparateProcess:
 
     @contextlib.contextmanager
     def within(self, seconds):
-        """Inside the block the process has so many seconds; then it is killed."""
+        """Inside the block the process has so many seconds; then it is killed.
+
+        They are counted from when it is ready: on a busy machine its start takes a while.
+        """
         self.seconds, self.too_late, self.ended = seconds, threading.Event(), ""
+        if self.process is None:
+            self.wait_until_ready()
 
         def end():
             self.too_late.set()
@@ -157,6 +162,14 @@ class SeparateProcess:
             timer.join()
             if self.too_late.is_set():  # perhaps while this process was computing
                 self.stop()
+
+    def wait_until_ready(self):
+        """Starts the process and returns once it has answered; ValueError if it does not."""
+        try:
+            self.define("")
+        except (Ended, CheckFailed):
+            text = "the process that runs submissions does not start; give it more --memory"
+            raise ValueError(text) from None
 
     def define(self, source):
         """Returns the names of the functions of a source; CheckFailed if it does not run."""
@@ -280,7 +293,7 @@ def arguments(parser):
     text = "write Gradescope's results.json of the one submission; - for the standard output"
     parser.add_argument("--json", metavar="FILE", help=text)
     parser.add_argument("--csv", metavar="FILE", help="write the points, a row a submission")
-    text = "for each exercise, in seconds (default: %(default)g)"
+    text = "for each exercise, in seconds by the clock (default: %(default)g)"
     parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help=text)
     text = "for a submission, where the system can limit it (default: %(default)g)"
     parser.add_argument("--memory", type=float, default=4.0, metavar="GB", help=text)
