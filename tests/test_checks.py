@@ -28,6 +28,7 @@ SLIPS = [(name, text) for name, check in ALL.items() for text in check.slips]
 def few(monkeypatch):
     """Fewer cases than a learner's answer is tried on, so that the tests are quick."""
     monkeypatch.setattr(cases, "CASES", 15)
+    monkeypatch.setattr(cases, "FURTHER", 20)
 
 
 @pytest.fixture

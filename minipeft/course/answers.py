@@ -61,7 +61,8 @@ class Answer:
         if result is None:
             raise CheckFailed("your function returned None")
         self.is_open = False
-        self.calls.append((arguments, probe, result))
+        if memory is None:  # a large case takes long, and shows no other slip
+            self.calls.append((arguments, probe, result))
         if isinstance(result, CheckFailed):
             raise result
         return result
