@@ -1,5 +1,7 @@
 """What properties are drawn over: small transformers of both shapes, targets and batches."""
 
+import itertools
+
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -84,3 +86,14 @@ def batch(config, B=3, T=5, seed=0):
     """Random token ids (B, T) and labels (B, T)."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, config.vocab, (2, B, T))
+
+
+def by_turns(config, *axes):
+    """All combinations if thorough, else every second of them, as on a chessboard.
+
+    config: of pytest, which knows the profile.
+    """
+    thorough = config.getoption("--profile") == "thorough"
+    places = itertools.product(*(range(len(axis)) for axis in axes))
+    cases = zip(places, itertools.product(*axes), strict=True)
+    return [case for place, case in cases if thorough or sum(place) % 2 == 0]

@@ -8,7 +8,7 @@ import minipeft as mp
 from laws.case import Case
 from laws.contract import LAWS
 from methods import SPECS
-from strategies import configs
+from strategies import by_turns, configs
 
 
 @st.composite
@@ -27,14 +27,7 @@ EXAMPLES = {"dev": 1, "ci": 1, "thorough": 20}  # of every law, method and shape
 def pytest_generate_tests(metafunc):
     """Every law for every method: on both shapes if thorough, else by turns on one of them."""
     if metafunc.function is test_law:
-        both = metafunc.config.getoption("--profile") == "thorough"
-        cases = [
-            (name, shape, law)
-            for i, name in enumerate(mp.METHODS)
-            for j, shape in enumerate(("gpt2", "llama"))
-            for law in LAWS
-            if both or (i + j + law) % 2
-        ]
+        cases = by_turns(metafunc.config, mp.METHODS, ("gpt2", "llama"), LAWS)
         ids = [f"{name}-{shape}-{law}" for name, shape, law in cases]
         metafunc.parametrize("name, shape, law", cases, ids=ids)
 

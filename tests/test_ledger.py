@@ -19,7 +19,7 @@ from minipeft.model.gradient_checkpointing import recomputing
 from minipeft.model.layers import RowRNG
 from minipeft.train.batch_gradient import batch_gradient, chunked_loss
 from minipeft.train.optimizers import make_optimizers
-from strategies import batch, configs, model
+from strategies import batch, by_turns, configs, model
 from test_laws import cases
 
 SEVEN = presets.config("llama-2-7b")
@@ -79,13 +79,7 @@ def agrees(found, net, ids, labels, recompute=False, parts=1):
 def pytest_generate_tests(metafunc):
     """Every method on both shapes if thorough, else by turns on one of them."""
     if metafunc.function is test_every_byte_and_product_of_a_step_is_predicted:
-        both = metafunc.config.getoption("--profile") == "thorough"
-        cases = [
-            (name, shape)
-            for i, name in enumerate(mp.METHODS)
-            for j, shape in enumerate(("gpt2", "llama"))
-            if both or (i + j) % 2
-        ]
+        cases = by_turns(metafunc.config, mp.METHODS, ("gpt2", "llama"))
         metafunc.parametrize("name, shape", cases, ids=map("-".join, cases))
 
 

@@ -113,8 +113,8 @@ def fewest_numbers():
 
 @question(
     7,
-    "(IA)³ multiplies a row of W by a trained number, and merges by writing the product "
-    "into W. Why not unmerge by dividing by the same number?",
+    "(IA)³ multiplies a row of W by a trainable factor, and merges by writing the product "
+    "into W. Why not unmerge by dividing by the same factor?",
     answer="The product was rounded, so the quotient is not always W; and what was "
     "multiplied by 0 is gone. Keep the old array instead.",
     why="Of {n:,} random float32 weights, {share:.0%} came back with another last bit.",
@@ -225,7 +225,7 @@ def cross_terms():
     "last part count?",
     answer="{times:g} times",
     wrong=("2 times", "5 times", "It counts as it should."),
-    why="A label should count 1 / {labels}. In the mean of the means it counts 1 / 4 · 1 "
+    why="A label should count 1 / {labels}. If means are averaged, it counts 1 / 4 · 1 "
     "/ 2. Divide each part's sum by the labels of the whole batch.",
 )
 def mean_of_means():

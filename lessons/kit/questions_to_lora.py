@@ -34,7 +34,7 @@ def small_model():
 
 @question(
     0,
-    "LoRA of rank {r} is put on one matrix of {n_out} × {n_in}. How many numbers train?",
+    "LoRA of rank {r} is put on one matrix of {n_out} × {n_in}. How many parameters train?",
     answer="{count:,}",
     wrong=("{whole:,}", "{one_side:,}", "{squared:,}"),
     why="A is (r, in) and B is (out, r): r (in + out) numbers. The matrix itself has "
@@ -79,7 +79,7 @@ def switched_off():
     "fine-tuning. How large is the tape of one training step, compared with full "
     "fine-tuning's?",
     answer="about as large",
-    wrong=("about a seventh, as the numbers that train", "about half", "next to nothing"),
+    wrong=("a seventh, like the parameters", "about half", "next to nothing"),
     why="It has {share:.0%}: each A needs the same input as W did, and the thin "
     "activations are kept besides.",
 )

@@ -8,8 +8,7 @@ from ..errors import unknown
 from ..peft.methods import METHODS
 from .comparison_table import CLOSE, groups, mean
 
-# What is said, and the column that has to be smaller while as many words are right.
-CLAIMS = {
+CLAIMS = {  # {kind: what is said of a method, against another one}
     "quality": "more words right than `{}`",
     "learning": "more words right than `{}` after few steps",
     "parameters": "as many words right as `{}`, from fewer parameters",
@@ -17,8 +16,8 @@ CLAIMS = {
     "remembers": "as many words right as `{}`, and less forgotten of the old tasks",
     "equal": "as many words right as `{}`",
 }
-SMALLER = {"parameters": "trainable", "memory": "tape_bytes"}
-WORDS = {"parameters": "parameters", "memory": "tape"}
+# What has to be smaller while as many words are right: a column, and what it is called.
+SMALLER = {"parameters": ("trainable", "parameters"), "memory": ("tape_bytes", "tape")}
 
 
 def said(method):
@@ -46,15 +45,16 @@ def measured(method, rows):
     budgets = sorted({min(ours), max(ours)})
     a, b = ([mean(some[n], "exact") for n in budgets] for some in (ours, theirs))
     text = " against ".join(" / ".join(f"{x:.2f}" for x in some) for some in (a, b))
-    ahead = [mine - other for mine, other in zip(a, b, strict=True)]
+    ahead = [x - y for x, y in zip(a, b, strict=True)]
     if kind == "learning":
         return text, better(ahead[:1])
     if kind == "quality":
         return text, better(ahead)
     right = ahead[-1] >= -CLOSE
     if kind in SMALLER:
-        share = mean(ours[max(ours)], SMALLER[kind]) / mean(theirs[max(ours)], SMALLER[kind])
-        text += f"; {100 * share:.3g} % of its {WORDS[kind]}"
+        column, word = SMALLER[kind]
+        share = mean(ours[max(ours)], column) / mean(theirs[max(ours)], column)
+        text += f"; {100 * share:.3g} % of its {word}"
         right = right and share < 1
     if kind == "remembers":
         old = [mean(some[max(ours)], "old") for some in (ours, theirs)]
